@@ -74,7 +74,7 @@ def finetune(
         if len(runs) > 1:
             say(f"phase {number + 1} of {len(runs)}, in {folder}")
         of_phase = recipe
-        if recipe is not None and len(recipe.get("phases", ())) == len(runs):
+        if recipe is not None and len(recipe.get("phases") or ()) == len(runs):
             of_phase = finetuning_phases.in_phase(recipe, number)
         summary = _finetune(run_config, folder, of_phase)
         if not summary:

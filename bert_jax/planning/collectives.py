@@ -67,8 +67,8 @@ def groups_of(attributes: str, num_devices: int) -> list[list[int]]:
     """Returns the groups of a collective's replica_groups or source_target_pairs, as indices of devices.
 
     It reads the three forms of openxla's replica_group.cc: lists, {{0,1},{2,3}}; iota, [2,2]<=[4] or
-    [2,2]<=[2,2]T(1,0); and axes of a mesh, mesh['a'=2,'b'=2] {'b'}, which may have device_ids and parts of axes,
-    'a':(1)2.
+    [2,2]<=[2,2]T(1,0); and axes of a mesh, mesh['a'=2,'b'=2] {'b'}, which may have device_ids, as a list or an iota,
+    and parts of axes, 'a':(1)2.
     """
     pairs = re.search(r"source_target_pairs=\{", attributes)
     if pairs:
@@ -79,10 +79,7 @@ def groups_of(attributes: str, num_devices: int) -> list[list[int]]:
         return _mesh_groups(text)
     iota = re.match(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
     if iota:
-        ids = np.arange(np.prod(integers(iota[2]))).reshape(integers(iota[2]))
-        if iota[3]:
-            ids = ids.transpose(integers(iota[3]))
-        return ids.reshape(integers(iota[1])).tolist()
+        return _counted(iota[2], iota[3]).reshape(integers(iota[1])).tolist()
     groups = _lists(text[: brackets(text, 0)]) if text.startswith("{") else []
     return groups or [list(range(num_devices))]
 
@@ -214,7 +211,7 @@ def _mesh_groups(text):
     permutation = re.match(r", device_ids=\(", rest)
     if permutation:
         closes = brackets(rest, permutation.end() - 1)
-        ids = np.array([int(number) for number in re.findall(r"\d+", rest[permutation.end() : closes])])
+        ids = _device_ids(rest[permutation.end() : closes])
         rest = rest[closes:]
     chosen = re.search(r"\{([^}]*)\}", rest)
     assert chosen, f"no axes in {text}"
@@ -234,6 +231,18 @@ def _mesh_groups(text):
     other_axes = [i for i in range(len(shape)) if i not in chosen_axes]
     group = int(np.prod([shape[i] for i in chosen_axes]))
     return ids.reshape(shape).transpose(other_axes + chosen_axes).reshape(-1, group).tolist()
+
+
+def _device_ids(text):
+    """Returns the ids of a mesh's devices, as nested lists or as an iota with its axes permuted: [4,4]T(1,0)."""
+    iota = re.match(r"\[([\d,]+)\]T\(([\d,]+)\)", text)
+    return _counted(iota[1], iota[2]) if iota else np.array([int(number) for number in re.findall(r"\d+", text)])
+
+
+def _counted(shape, permutation):
+    """Returns 0, 1, 2, ... in an array of a shape such as "2,4", with its axes permuted as in "1,0", or not."""
+    numbers = np.arange(np.prod(integers(shape))).reshape(integers(shape))
+    return numbers.transpose(integers(permutation)) if permutation else numbers
 
 
 @_moved.renamed_arguments(found="parts")

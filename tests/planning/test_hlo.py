@@ -22,6 +22,11 @@ from bert_jax.planning import chips, collectives, hlo, traffic
         ("replica_groups=mesh['a'=2,'b'=2,'c'=2] {'a','c'}, x=1", [[0, 1, 4, 5], [2, 3, 6, 7]]),
         ("replica_groups=mesh['a'=8] {'a':(2)2}, x=1", [[0, 2], [1, 3], [4, 6], [5, 7]]),
         ("replica_groups=mesh['a'=2,'b'=2], device_ids=([[0,2],[1,3]]) {'b'}, x=1", [[0, 2], [1, 3]]),
+        (
+            "replica_groups=mesh['a'=2,'b'=1,'c'=4], device_ids=([4,2]T(1,0)) {'a'}, x=1",
+            [[0, 1], [2, 3], [4, 5], [6, 7]],
+        ),
+        ("replica_groups=mesh['a'=2,'c'=4], device_ids=([2,2,2]T(2,0,1)) {'c'}, x=1", [[0, 2, 4, 6], [1, 3, 5, 7]]),
         ("channel_id=2, source_target_pairs={{0,1},{1,0}}", [[0, 1], [1, 0]]),
     ],
 )
