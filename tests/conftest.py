@@ -38,6 +38,23 @@ def programs(tmp_path_factory):
 ALLOWED_SKIPS = ("this machine: ", "outside data: ")
 
 
+@pytest.fixture(scope="session")
+def tpu_devices():
+    """Returns a function from a slice such as "v5e:2x2" to the list of its devices, which libtpu compiles for.
+
+    The function skips the test where libtpu cannot be loaded.
+    """
+    from bert_jax.processes import private_jax
+
+    def devices(topology):
+        try:
+            return list(private_jax.topologies().get_topology_desc(platform="tpu", topology_name=topology).devices)
+        except Exception as error:  # whatever keeps libtpu from being loaded
+            pytest.skip(f"no TPU compiler: {error}")
+
+    return devices
+
+
 def pytest_addoption(parser):
     parser.addoption("--no-skips", action="store_true", help="fail where a test skips because something is missing")
 

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental import topologies
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -226,14 +225,9 @@ OTHER_TOPOLOGIES = ("v4:2x2x1", "v5p:2x2x1", "v6e:2x2")
 @pytest.mark.parametrize(
     "topology", ["v5e:2x2", *(pytest.param(name, marks=pytest.mark.full) for name in OTHER_TOPOLOGIES)]
 )
-def test_the_kernels_compile_for_a_pod(monkeypatch, topology):
+def test_the_kernels_compile_for_a_pod(tpu_devices, topology):
     """Forward and backward, with dropout, rotary positions, grouped heads and a window, on a mesh."""
-    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
-    try:
-        devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
-    except Exception as error:  # whatever keeps libtpu from being loaded
-        pytest.skip(f"no TPU compiler: {error}")
-    mesh = sharding.make_mesh({"data": 1, "fsdp": 2, "tensor": 2}, list(devices)[:4])
+    mesh = sharding.make_mesh({"data": 1, "fsdp": 2, "tensor": 2}, tpu_devices(topology)[:4])
 
     def described(shape, dtype=jnp.bfloat16):
         spec = P(("data", "fsdp"), None, "tensor") if len(shape) == 3 else P(("data", "fsdp"))

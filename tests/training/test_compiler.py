@@ -5,7 +5,6 @@ import types
 import jax
 import numpy as np
 import pytest
-from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -44,17 +43,12 @@ def test_a_cpu_needs_none():
 
 @pytest.mark.full
 @pytest.mark.parametrize("fsdp", [1, 2])
-def test_a_step_that_computes_attention_with_dropout_again_compiles_for_v6e(monkeypatch, fsdp):
+def test_a_step_that_computes_attention_with_dropout_again_compiles_for_v6e(tpu_devices, fsdp):
     """libtpu 0.0.42.1 ends in a segmentation fault without the option."""
-    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
-    try:
-        devices = topologies.get_topology_desc(platform="tpu", topology_name="v6e:2x2").devices
-    except Exception as error:  # whatever keeps libtpu from being loaded
-        pytest.skip(f"no TPU compiler: {error}")
     config = config_lib.base()
     config.model.update(hidden_size=256, num_layers=2, num_heads=4, intermediate_size=512, max_positions=128)
     config.model.update(scan_layers=True, remat="dots_no_batch", attention_kernel="xla")
-    mesh = sharding.make_mesh({"data": 4 // fsdp, "fsdp": fsdp, "tensor": 1}, list(devices))
+    mesh = sharding.make_mesh({"data": 4 // fsdp, "fsdp": fsdp, "tensor": 1}, tpu_devices("v6e:2x2"))
     names = {option.name for option in compiler.needed(mesh, "0.0.42.1")}
     assert names == ({DOT_DOT, WINDOWED} if fsdp > 1 else {DOT_DOT})
     model = model_lib.build(config.model, 64, platform="tpu")
