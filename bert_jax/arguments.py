@@ -135,8 +135,15 @@ def in_words(message: str) -> str:
     for reason, expected in _REASONS:
         if match := re.fullmatch(rf"flag -*([\w.]+)=(.*): (?:{reason})", message):
             groups = [_number(group) for group in match.groups()[2:]]
-            return f"--{match[1]}={shortened(match[2])}: expected {expected.format(*groups)}"
+            word = _or_word(match[1])
+            return f"--{match[1]}={shortened(match[2])}: expected {expected.format(*groups)}{word}"
     return re.sub(r"^flag -*([\w.]+=)", r"--\1", message)
+
+
+def _or_word(name):
+    """Returns the end of a message about a value of a configuration key: the word that may stand for one; or ""."""
+    keys = (table.get(name.removeprefix("config.")) for table in listing.KEYS.values())
+    return next((key.or_word for key in keys if key), "") if name.startswith("config.") else ""
 
 
 def about_a_path(error: OSError, words: Sequence[str]) -> str:

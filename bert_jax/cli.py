@@ -145,7 +145,7 @@ def _run(arguments):
     if name in ("-h", "--help", "help"):
         _write_out(lambda: print(usage()))
         return
-    if name == "--version":
+    if name in ("-V", "--version"):
         from bert_jax import __version__
 
         _write_out(lambda: print(f"bert_jax {__version__}"))
@@ -154,8 +154,8 @@ def _run(arguments):
     if module is None:
         known = [command.replace("_", "-") for command in (*COMMANDS, *EXPERIMENT_COMMANDS)]
         close = difflib.get_close_matches(name.replace("_", "-").lower(), known, n=1, cutoff=0.5)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        print(f"error: {name}: unknown command{hint}; expected one of {', '.join(known)}", file=sys.stderr)
+        hint = f"did you mean {close[0]}? (see --help)" if close else f"expected one of {', '.join(known)}"
+        print(f"error: {name}: unknown command; {hint}", file=sys.stderr)
         sys.exit(2)
     if importlib.util.find_spec(module) is None:
         print(f"error: {name}: {module} is not installed with this package", file=sys.stderr)
@@ -189,7 +189,7 @@ def usage() -> str:
     lines = ["usage: bert-jax COMMAND [--flag=value ...]", ""]
     for title, names in (("commands", COMMANDS), ("experiments", EXPERIMENT_COMMANDS)):
         lines += [f"{title}:", *(f"  {name.replace('_', '-'):<12}{summary(name)}" for name in names), ""]
-    lines += ["bert-jax COMMAND --help lists a command's flags; bert-jax --version prints the version."]
+    lines += ["bert-jax COMMAND --help lists a command's flags; bert-jax --version (-V) prints the version."]
     return "\n".join(lines)
 
 

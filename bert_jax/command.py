@@ -22,7 +22,7 @@ from bert_jax import arguments as arguments_lib
 from bert_jax import cli, files, interruption, listing, outputs
 from bert_jax import config as config_lib
 from bert_jax.config import finetuning as finetune_config
-from bert_jax.config import finetuning_phases
+from bert_jax.config import finetuning_phases, synonyms
 from bert_jax.config.keys import DTYPES, PRETRAINING
 from bert_jax.config.schema import Key
 from bert_jax.errors import UserError, command_line, ran_out_of_memory
@@ -391,7 +391,7 @@ def _parse(argv, texts=(), taken=0, likely=()):
     except BrokenPipeError:
         raise
     except flags.UnrecognizedFlagError as error:
-        raise UserError(f"--{error.flagname}: unknown flag{_nearest_flag(error.flagname)} (see --help)") from error
+        raise UserError(f"--{error.flagname}: unknown flag{_nearest_flag(error.flagname)}") from error
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         of_path = arguments_lib.about_a_path(error, arguments[1:]) if isinstance(error, OSError) else ""
         raise UserError(of_path or _line_of(error) or arguments_lib.in_words(str(error))) from error
@@ -417,21 +417,27 @@ def _flag_file(error):
     path = re.search(r"No such file or directory: '(.*)'|: '(.*)'$", str(error))
     if not path:
         return "--flagfile: no value; expected --flagfile=FILE with one flag on each line"
-    return f"--flagfile={path[1] or path[2]}: cannot be read; expected a file with one flag on each line"
+    name = path[1] or path[2]
+    near = files.closest_path(name, is_folder=False)
+    return f"--flagfile={name}: cannot be read; expected a file with one flag on each line{near}"
 
 
 def _nearest_flag(name):
-    """Returns the end of a message about an unknown flag: the flag, or the config key, that was meant; "" for none."""
-    known = [flag.name for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])]
-    if _schema:
-        known += [f"config.{key}" for key in listing.keys(_schema)]
+    """Returns the end of a message about an unknown flag: the flag, or the config key, that was meant, and --help."""
+    keys = listing.keys(_schema) if _schema else {}
+    known = ["help", *(flag.name for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0]))]
+    known += [f"config.{key}" for key in keys]
     name = name.lower()
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-    if not near and _schema:
-        last = {f"config.{key}".rpartition(".")[2]: f"config.{key}" for key in listing.keys(_schema)}
-        whole = [f"config.{name}"] if name in listing.keys(_schema) else []
-        near = whole or [last[word] for word in difflib.get_close_matches(name, last, n=1, cutoff=0.7)]
-    return f"; did you mean --{near[0]}?" if near else ""
+    last = {key.rpartition(".")[2]: f"config.{key}" for key in reversed(keys)}
+    meant = [*difflib.get_close_matches(name, known, n=1, cutoff=0.7)]
+    meant += [f"config.{name}"] if name in keys else []
+    meant += [last[name]] if name in last else []
+    meant += [flag] if (flag := synonyms.flag_of(name, known)) else []
+    meant += [f"config.{key}"] if (key := synonyms.key_of(name, keys)) else []
+    meant += [last[word] for word in difflib.get_close_matches(name, last, n=1, cutoff=0.7)]
+    if meant[:1] == ["help"]:
+        return "; did you mean --help?"
+    return f"; did you mean --{meant[0]}? (see --help)" if meant else " (see --help)"
 
 
 def _own(words):
@@ -530,7 +536,7 @@ def _check_names(words):
     for word in _own(words):
         name = arguments_lib.unknown_flag(word, _schema)
         if name:
-            raise UserError(f"--{name}: unknown flag{_nearest_flag(name)} (see --help)")
+            raise UserError(f"--{name}: unknown flag{_nearest_flag(name)}")
 
 
 def _continued(rest, overrides):
@@ -548,7 +554,10 @@ def _continued(rest, overrides):
             "its first phase was started with"
         )
     if not (path / "config.json").exists():
-        raise UserError(f"--config: missing, and --workdir={values[-1]} holds no run to continue; expected {expected}")
+        near = files.closest_path(path, is_folder=True) if not os.path.exists(path) else ""
+        raise UserError(
+            f"--config: missing, and --workdir={values[-1]} holds no run to continue; expected {expected}{near}"
+        )
     config = workdir_lib.read(path)[1]
     kind = "finetuning" if "task" in config else "pretraining"
     if kind != _schema:

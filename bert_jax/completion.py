@@ -126,7 +126,9 @@ def words() -> dict[str, list[str]]:
                 values = ("True", "False") if facts.type is bool else facts.choices
                 if any(values):
                     table[f"{name} --config.{key}"] = [value for value in values if value]
-    return table | _named() | {f"{name} verbs": list(names) for name, names in cli.POSITIONAL.items()}
+    verbs = {f"{name} verbs": list(names) for name, names in cli.POSITIONAL.items()}
+    verbs["recipes verbs"] += [name for kind in listing.KEYS for name in listing.recipe_names(kind)]
+    return table | _named() | verbs
 
 
 def _named():

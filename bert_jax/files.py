@@ -12,9 +12,11 @@ import base64
 import contextlib
 import datetime
 import decimal
+import difflib
 import errno
 import fcntl
 import glob
+import itertools
 import json
 import math
 import os
@@ -36,6 +38,8 @@ from bert_jax import _moved, interruption
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF}
 _NO_FLUSH = {errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}
 _RETRY_SECONDS = 0.02
+_NAMES_COMPARED = 10_000  # names in a folder among which that of a mistyped path is looked for
+_CLOSE = 0.6  # difflib's ratio, from which on a name may be meant
 STANDARD = "-"  # the name of standard input and standard output on command lines
 
 
@@ -323,6 +327,50 @@ def whole_objects(content: bytes) -> list[dict[str, Any]]:
         with contextlib.suppress(ValueError):
             objects.append(parse_object(line))
     return objects
+
+
+def closest_path(path: str | os.PathLike, is_folder: bool | None = None) -> str:
+    """Returns the end of a message about a missing local path: the one in its place whose name is closest, or "".
+
+    Args:
+      path: the path; each folder in it may be mistyped.
+      is_folder: whether a folder is wanted, or a file; None for either.
+    """
+    name = os.fspath(path)
+    if "://" in name or name in ("", STANDARD):
+        return ""
+    begin = pathlib.Path(name).anchor
+    place = begin
+    for part in pathlib.Path(name).parts[1 if begin else 0 :]:
+        try:
+            inside = os.path.join(place, part)
+            if not os.path.lexists(inside):
+                part = _closest_name(part, place or os.curdir)
+                inside = os.path.join(place, part)
+        except (OSError, ValueError):
+            return ""
+        if not part:
+            return ""
+        place = inside
+    if os.path.abspath(place) == os.path.abspath(name) or not os.path.exists(place):
+        return ""
+    is_wanted = is_folder is None or os.path.isdir(place) == is_folder
+    return f"; did you mean {place}?" if is_wanted else ""
+
+
+def _closest_name(name, folder):
+    """Returns the name in a folder that is closest to a missing one; "" where none is close."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in itertools.islice(entries, _NAMES_COMPARED)]
+    names = [other for other in names if other.startswith(".") == name.startswith(".") and ".partial" not in other]
+    stem, ending = os.path.splitext(name.lower())
+    ratios = {}
+    for other in sorted(names):
+        other_stem, other_ending = os.path.splitext(other.lower())
+        pair = (stem, other_stem) if ending == other_ending else (name.lower(), other.lower())  # not for its ending
+        ratios[other] = difflib.SequenceMatcher(None, *pair).ratio()
+    best = max(ratios, key=lambda other: ratios[other], default="")
+    return best if ratios.get(best, 0) >= _CLOSE else ""
 
 
 def is_stream(path: str | os.PathLike) -> bool:

@@ -35,8 +35,13 @@ def recipe_names(kind: str) -> list[str]:
 @_moved.renamed_arguments(name="recipe")
 def description(recipe: str) -> str:
     """Returns the first line of a recipe's docstring."""
+    return docstring(recipe).partition("\n")[0]
+
+
+def docstring(recipe: str) -> str:
+    """Returns what a recipe says of itself, "" for nothing, without running it."""
     tree = ast.parse(pathlib.Path(recipes.recipe_path(recipe)).read_text("utf-8"))
-    return (ast.get_docstring(tree) or "").partition("\n")[0]
+    return ast.get_docstring(tree) or ""
 
 
 def experiment_names() -> list[str]:

@@ -215,7 +215,8 @@ def check_file(flag: str, path: str | os.PathLike, makes_folder: bool = False) -
     if makes_folder:
         folder = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not folder.is_dir():
-        raise UserError(f"--{flag}={path}: no such folder {target.parent}; expected a file in one that exists")
+        near = files.closest_path(target.parent, is_folder=True)
+        raise UserError(f"--{flag}={path}: no such folder {target.parent}; expected a file in one that exists{near}")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"--{flag}={path}: cannot be written: Permission denied; expected a file in a folder of yours")
 

@@ -45,6 +45,7 @@ from typing import Any
 from absl import flags
 
 from bert_jax import _moved, command, files, outputs, progress
+from bert_jax.config import pooling
 from bert_jax.config.finetuning_keys import FINETUNING, TOKEN_POOLING
 from bert_jax.config.schema import closest
 from bert_jax.errors import UserError, command_line
@@ -528,6 +529,8 @@ def _check_flags(verb):
         if flags.FLAGS[name].present:
             others = [other.name for other in VERBS if name in other.options]
             raise UserError(f"--{name}: not a flag of {verb.name}; expected with {' or '.join(others)}")
+    for kind in flags.FLAGS.pooling or ():
+        pooling.check_kind(f"--pooling={','.join(flags.FLAGS.pooling)}", kind)
     if verb.name == "search":
         _check_search_flags()
         return

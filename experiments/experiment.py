@@ -17,7 +17,7 @@ from typing import Any
 import ml_collections
 
 from bert_jax import config as config_lib
-from bert_jax import listing
+from bert_jax import files, listing
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.errors import UserError
 
@@ -181,7 +181,8 @@ def load(path: str | pathlib.Path, scale: str) -> Experiment:
         path = named if named.is_file() else path
     if not path.is_file():
         names = listing.experiment_names()
-        near = config_lib.closest(path.stem, names) or f", or one of {', '.join(names)}"
+        near = files.closest_path(path, is_folder=False) or config_lib.closest(path.stem, names)
+        near = near or f", or one of {', '.join(names)}"
         raise UserError(f"--experiment={path}: no such file; expected one with get_experiment(scale){near}")
     if path.suffix != ".py":
         raise UserError(f"--experiment={path}: not an experiment; expected a Python file with get_experiment(scale)")

@@ -21,6 +21,7 @@ from absl import flags
 
 from bert_jax import command, outputs
 from bert_jax.errors import UserError
+from bert_jax.files import closest_path
 
 from . import experiment as experiment_lib
 from . import scales
@@ -209,7 +210,7 @@ def _file(value, text):
     if value.startswith(("tfds:", "hf:")) or "://" in value or "=" in value:
         return value
     if not pathlib.Path(value).is_file():
-        raise UserError(f"--set_task={text}: no such file")
+        raise UserError(f"--set_task={text}: no such file{closest_path(value, is_folder=False)}")
     return str(pathlib.Path(value).absolute())
 
 

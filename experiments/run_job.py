@@ -40,7 +40,8 @@ def main(argv):
     local.end_with_launcher()
     folder = pathlib.Path(argv[1])
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; expected one that experiments.launch made")
+        near = files.closest_path(folder, is_folder=True)
+        raise UserError(f"{folder}: no such folder; expected one that experiments.launch made{near}")
     _redirect_output(folder)
     job = folders.read_job(folder)
     with signals.exit_on_sigterm(), command.processes():

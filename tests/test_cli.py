@@ -28,16 +28,18 @@ def test_every_module_that_runs_as_a_command_is_listed():
     assert commands | {"predict"} == set(cli.COMMANDS)
 
 
-def test_version(capsys):
-    cli.main(["--version"])
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_version(flag, capsys):
+    cli.main([flag])
     assert capsys.readouterr().out == f"bert_jax {bert_jax.__version__}\n"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["pretrian"], "error: pretrian: unknown command (did you mean pretrain?); expected one of quickstart, "),
-        (["show_bach"], "error: show_bach: unknown command (did you mean show-batch?); expected one of "),
+        (["pretrian"], "error: pretrian: unknown command; did you mean pretrain? (see --help)\n"),
+        (["show_bach"], "error: show_bach: unknown command; did you mean show-batch? (see --help)\n"),
+        (["finetun"], "error: finetun: unknown command; did you mean finetune? (see --help)\n"),
         (["xyz"], "error: xyz: unknown command; expected one of quickstart, "),
         ([], "usage: bert-jax COMMAND"),
     ],

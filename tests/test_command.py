@@ -44,10 +44,11 @@ def test_help_keys_names_the_groups_for_an_unknown_prefix():
     assert result.stderr.startswith("error: --help-keys=modle: ") and len(result.stderr.splitlines()) == 1
 
 
-def test_a_missing_positional_argument_is_named():
-    result = run("recipes", "nonsense")
+def test_an_unknown_recipe_is_named():
+    result = run("recipes", "xyz")
     assert result.returncode == 2
-    assert result.stderr == "error: nonsense: unknown kind of recipe; expected pretraining or finetuning\n"
+    expected = "error: xyz: no such recipe; expected pretraining, finetuning or the name of a recipe\n"
+    assert result.stderr == expected
 
 
 def test_a_mistake_is_one_line_where_standard_output_is_closed():
@@ -192,6 +193,24 @@ MISTAKES = {
     "predict embed --model=M --text=x --dtype=bfloat": "--dtype=bfloat: expected one of float32, bfloat16; did you",
     "predict embed --modle=M --text=x": "--modle: unknown flag; did you mean --model?",
     "recipes pretrainng": "did you mean pretraining?",
+    "recipes bert_bsae": "bert_bsae: no such recipe; expected pretraining, finetuning or the name of a recipe; did you "
+                         "mean bert_base?",
+    "recipes sst2": "did you mean finetune/sst2?",
+    "pretrain --config=small --workdir=W --config.lr=3": "config.lr: unknown key, expected a known key; did you mean "
+                                                         "optimizer.learning_rate?",
+    "pretrain --config=small --workdir=W --bs=3": "--bs: unknown flag; did you mean --config.data.batch_size? (see",
+    "finetune --config=finetune/sst2 --workdir=W --epochs=3": "did you mean --config.train.num_epochs?",
+    "finetune --config=finetune/sst2 --workdir=W --num_epochs=3": "did you mean --config.train.num_epochs?",
+    "pretrain --config=small --workdir=W --num_steps=3": "did you mean --config.train.num_steps?",
+    "convert --workdir=W": "--workdir: unknown flag; did you mean --model? (see --help)",
+    "predict embed --text=x --workdir=W": "--workdir: unknown flag; did you mean --model? (see --help)",
+    "pretrain --config=small --output_dir=W": "--output_dir: unknown flag; did you mean --workdir? (see --help)",
+    "predict embed --model=M --text=x --pooling=maen": "error: --pooling=maen: found 'maen'; expected cls, mean, ",
+    "predict embed --model=M --text=x --pooling=mean,last_2_conct": "did you mean last_4_concat?",
+    "predict search --model=M --corpus=C --queries=Q --pooling=clss": "did you mean cls?",
+    "pretrain --config=small --workdir=W --config.train.microbatches=autoo": "microbatches=autoo: expected a whole "
+    "number, or auto for the fewest that fit the memory",
+    "finetune --config=finetune/sst2 --workdir=W --config.train.microbatches=a": "a whole number, or auto for",
     "convert --modl=M --output=D": "--modl: unknown flag; did you mean --model?",
     "convert A B": "A, B: unexpected arguments; did you mean --model=A --output=B? (see --help)",
     "convert --model A B C D": "B, C, D: unexpected arguments; options look like --name=value",
@@ -216,6 +235,54 @@ MISTAKES = {
     "evaluate --model= --corpus=C": "--model: empty; expected --model=VALUE",
     "doctor a b": "b: unexpected argument; options look like",
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*cli.COMMANDS, *cli.EXPERIMENT_COMMANDS])
+def test_a_mistyped_help_is_told(name, tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
+    words = [*cli.POSITIONAL.get(name, ())[:1], {"plan": "--hepl", "evaluate": "--hlep"}.get(name, "--halp")]
+    result = subprocess.run(
+        [sys.executable, "-m", "bert_jax", name, *words], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert result.returncode == 2 and result.stderr == f"error: {words[-1]}: unknown flag; did you mean --help?\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("pretrain --config=small --workdir=W --config.data.corpus=corpora/boks", "did you mean corpora/books?"),
+        ("show-batch --config=small --config.data.corpus=corpra/books", "did you mean corpora/books?"),
+        ("doctor runs/qq", "runs/qq: no such folder; expected the workdir of a run; did you mean runs/q?"),
+        ("doctor runs/q --scratch=run/q", "run/q: no such folder; expected the workdir of a run; did you mean runs/q?"),
+        ("pretrain --workdir=runs/qq", "did you mean runs/q?"),
+        ("pretrain --config=recpie.py --workdir=W", "did you mean recipe.py?"),
+        ("finetune --config=finetune/sst2 --workdir=W --config.task.train=trian.csv --config.init_from=./hf",
+         "config.task.train=trian.csv: no such file; expected a file, a glob, or tfds: or hf:NAME[/CONFIG]:SPLIT; did "
+         "you mean train.csv?"),
+        ("finetune --config=finetune/sst2 --workdir=W --config.init_from=./hff", "did you mean hf?"),
+        ("predict embed --model=./hf --input=teh.txt --output=o.csv", "--input=teh.txt: no such file"),
+        ("predict embed --model=./hf --input=the.tzt --output=o.csv", "did you mean the.txt?"),
+        ("predict embed --model=./hff --text=x", "did you mean hf?"),
+        ("predict embed --model=./hf --input=the.txt --output=run/o.csv", "did you mean runs?"),
+        ("prepare --input=teh.txt --output=C --tokenizer=train:bpe:300", "did you mean the.txt?"),
+        ("prepare --input=the.txt --output=C --tokenizer=vocba.txt", "did you mean vocab.txt?"),
+        ("launch --experiment=./expirement.py --workdir=W", "did you mean experiment.py?"),
+        ("report --workdir=runs/qq", "did you mean runs/q?"),
+    ],
+)  # fmt: skip
+def test_a_mistyped_path_is_told_by_the_one_in_its_place(line, message, tmp_path):
+    for folder in ("corpora/books", "runs", "hf"):
+        (tmp_path / folder).mkdir(parents=True)
+    begin(tmp_path / "runs" / "q", load_recipe("small"))
+    (tmp_path / "runs" / "q" / "metrics.jsonl").write_text('{"step": 1, "train/loss": 3.0}\n')
+    for name in ("train.csv", "the.txt", "vocab.txt", "recipe.py", "experiment.py"):
+        (tmp_path / name).write_text("one two\n")
+    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
+    result = subprocess.run(
+        [sys.executable, "-m", "bert_jax", *line.split()], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
+    assert message in result.stderr
 
 
 @pytest.mark.parametrize("line", MISTAKES)

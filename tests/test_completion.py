@@ -62,6 +62,7 @@ def test_the_lists_are_those_of_the_commands(words):
     code = "from bert_jax import predict; print(*(verb.name for verb in predict.VERBS))"  # its flags are another's too
     verbs = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert list(cli.POSITIONAL["predict"]) == verbs
+    assert {"pretraining", "bert_base", "finetune/sst2"} <= set(words["recipes verbs"])
     for command in words["commands"]:
         assert command in ("recipes", "completion") or len(words[command]) > 1, command
     assert {"--workdir=", "--num_processes=", "--config=", "--help_keys="} <= set(words["pretrain"])

@@ -229,3 +229,36 @@ def test_a_full_device_is_an_error():
         pytest.skip("this machine: no /dev/full")
     with pytest.raises(OSError, match="No space left"):
         files.atomic_write("/dev/full", "a")
+
+
+@pytest.mark.parametrize(
+    ("path", "near"),
+    [
+        ("corpora/boks", "corpora/books"),
+        ("corpra/books", "corpora/books"),
+        ("Corpora/Books", "corpora/books"),
+        ("corpora/books/", ""),  # is there
+        ("trian.csv", "train.csv"),
+        ("train.tsv", "train.csv"),
+        ("b.csv", ""),  # of train.csv it has the ending alone
+        ("./trian.csv", "train.csv"),
+        ("corpora/boks/absent.txt", ""),
+        ("corpora/hidden", ""),
+        ("runs/qq", "runs/q"),
+        ("gs://corpora/boks", ""),
+        ("-", ""),
+        ("", ""),
+        ("n" * 300, ""),
+        ("nul\0", ""),
+    ],
+)
+def test_a_missing_path_is_told_by_the_closest_in_its_place(path, near, tmp_path, monkeypatch):
+    for folder in ("corpora/books", "corpora/.hidden", "runs/q"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "train.csv").touch()
+    monkeypatch.chdir(tmp_path)
+    assert files.closest_path(path) == (f"; did you mean {near}?" if near else "")
+    if near and not path.startswith("./"):
+        assert files.closest_path(tmp_path / path) == f"; did you mean {tmp_path / near}?"
+        is_folder = near != "train.csv"
+        assert files.closest_path(path, is_folder) and not files.closest_path(path, not is_folder)

@@ -13,6 +13,7 @@ import ml_collections
 from bert_jax.config.keys import FINETUNING, PRETRAINING
 from bert_jax.config.schema import Key, closest
 from bert_jax.errors import UserError, command_line
+from bert_jax.files import closest_path
 
 _HOME = re.compile(r"(^|[,=])~(?=/|$)")
 
@@ -106,12 +107,14 @@ def recipe_path(recipe: str) -> pathlib.Path:
         if named.is_file():
             return named
     raise UserError(
-        f"--config={recipe}: no such file or recipe{_nearest(recipe)} ({command_line('recipes')} lists them)"
+        f"--config={recipe}: no such file or recipe{nearest_recipe(recipe)} ({command_line('recipes')} lists them)"
     )
 
 
-def _nearest(recipe):
+def nearest_recipe(recipe: str) -> str:
     """Returns the end of a message about an unknown recipe: what was meant, though its folder may be missing."""
+    if own := recipe.endswith(".py") and closest_path(recipe, is_folder=False):
+        return own
     name = recipe.removeprefix("configs/").removesuffix(".py")
     word = name.rpartition("/")[2].lower().replace("-", "_")
     without_sign = word.replace("_", "")

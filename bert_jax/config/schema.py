@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeGuard
 
+from bert_jax.config import synonyms
 from bert_jax.errors import UserError
 
 LARGEST_INTEGER = 2**31 - 1  # in the int32 arrays that a step computes with
@@ -108,7 +109,7 @@ class Key:
           value: value of the key.
           suffix: what follows the value in the message, such as " (phase 1)".
         """
-        check_type(where, value, self.default)
+        check_type(where, value, self.default, self.or_word)
         if self.choices and value not in self.choices:
             near = closest(value, self.choices)
             raise UserError(f"{where}{suffix}: found {value!r}; expected one of {', '.join(self.choices)}{near}")
@@ -147,6 +148,11 @@ class Key:
             return f"{self.noun} from {_written(low)} to {_written(high)}"
         return f"{self.noun} in {'(' if low_open else '['}{low:g}, {high:g}{')' if high_open else ']'}"
 
+    @property
+    def or_word(self) -> str:
+        """Returns the end of a message about a type: the word that may stand for the empty value; "" without one."""
+        return f", or {self.empty_word} for {self.empty}" if self.empty_word else ""
+
     def _or_empty(self):
         low = self._bounds()[0]
         outside = isinstance(self.empty_value, int | float) and self.empty_value < low
@@ -157,8 +163,11 @@ def _written(number):
     return f"{number:,}" if isinstance(number, int) else f"{number:g}"
 
 
-def check_type(where: str, value: Any, default: Any) -> None:
-    """Raises UserError, which begins with `where`, if a value does not have the type of its default."""
+def check_type(where: str, value: Any, default: Any, also: str = "") -> None:
+    """Raises UserError, which begins with `where`, if a value does not have the type of its default.
+
+    `also` ends the message: what else is taken, such as ", or auto for the largest that fits".
+    """
     expected = type(default)
     good = isinstance(value, expected) and (expected is bool or not isinstance(value, bool))
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
@@ -167,7 +176,8 @@ def check_type(where: str, value: Any, default: Any) -> None:
         good = True
     if not good:
         raise UserError(
-            f"{where}: found {value!r} ({type(value).__name__}); expected a {expected.__name__} such as {default!r}"
+            f"{where}: found {value!r} ({type(value).__name__}); expected a {expected.__name__} such as "
+            f"{default!r}{also}"
         )
 
 
@@ -186,7 +196,7 @@ def check_values(values: Mapping[str, Any], keys: Mapping[str, Key]) -> None:
     for name, key in keys.items():
         if name not in values:
             raise UserError(f"config.{name}: missing; expected a {key.type.__name__} such as {key.default!r}")
-        check_type(f"config.{name}", values[name], key.default)
+        check_type(f"config.{name}", values[name], key.default, key.or_word)
     for name, key in keys.items():
         key.check(f"config.{name}", values[name])
 
@@ -198,7 +208,10 @@ def check_name(name: str, keys: Iterable[str]) -> None:
         return
     groups = {".".join(key.split(".")[:i]) for key in keys for i in range(1, key.count(".") + 1)}
     expected = "a key inside this group" if name in groups else "a known key"
-    raise UserError(f"config.{name}: unknown key, expected {expected}{closest(name, keys)}")
+    same = name.rpartition(".")[2] in {key.rpartition(".")[2] for key in keys}
+    meant = "" if same or name in groups else synonyms.key_of(name, keys)
+    near = f"; did you mean {meant}?" if meant else closest(name, keys)
+    raise UserError(f"config.{name}: unknown key, expected {expected}{near}")
 
 
 def is_number(value: Any) -> TypeGuard[float]:

@@ -22,6 +22,7 @@ import numpy as np
 from bert_jax.data.vocabularies import loading
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
+from bert_jax.files import closest_path
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "eval")
@@ -115,7 +116,8 @@ class Corpus:
         path = pathlib.Path(path)
         manifest_path = path / "manifest.json"
         if not path.is_dir():
-            raise UserError(f"{path}: no such corpus; expected a directory that bert_jax.prepare wrote")
+            near = closest_path(path, is_folder=True)
+            raise UserError(f"{path}: no such corpus; expected a directory that bert_jax.prepare wrote{near}")
         if not manifest_path.is_file():
             raise UserError(
                 f"{path}: no manifest.json, so no whole corpus; expected a directory that bert_jax.prepare finished "

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from bert_jax.diagnosis.reading import Run
 from bert_jax.errors import UserError
+from bert_jax.files import closest_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,8 @@ def read(name: str, entry: str, run: Run) -> Plan:
     try:
         plans = _plans(json.loads(pathlib.Path(name).read_text()))
     except OSError as error:
-        raise UserError(f"{where}: cannot be read: {error.strerror or error}; expected a plan as JSON") from error
+        near = closest_path(name, is_folder=False)
+        raise UserError(f"{where}: cannot be read: {error.strerror or error}; expected a plan as JSON{near}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{where}: no plan; expected what plan --json=FILE or --output=FILE.md writes") from error
     shapes = {(phase.data.batch_size, phase.data.sequence_length) for phase in run.phases}

@@ -177,6 +177,9 @@ def read(name: str) -> Run:
     """
     workdir = workdir_lib.to_path(name)
     if not storage.is_remote(workdir) and not (workdir / "run.json").exists():
+        if not workdir.exists():
+            near = files.closest_path(workdir, is_folder=True)
+            raise UserError(f"{name}: no such folder; expected the workdir of a run{near}")
         raise UserError(f"{name}: no run there: it holds no run.json; expected the workdir of one{_runs_in(workdir)}")
     run, config = workdir_lib.read(workdir)
     rows = _rows(_content(workdir / "metrics.jsonl"))

@@ -4,7 +4,6 @@ import hashlib
 import itertools
 import json
 import os
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from bert_jax import config as config_lib
 from bert_jax import progress
 from bert_jax.config.keys import MODEL, with_role
+from bert_jax.config.pooling import LAST_LAYERS, check_kind
 from bert_jax.errors import UserError
 from bert_jax.inference import other_libraries, quantization, search, windows
 from bert_jax.inference.examples import check_count
@@ -24,7 +24,6 @@ from bert_jax.interop.pretrained import Pretrained
 from bert_jax.model import parameters, projection
 from bert_jax.model.pooling import POOLING, pool
 
-_LAST = re.compile(r"last_([1-9]\d*)(_concat)?")
 _PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}  # names that models give to prompts
 # Keys of config.model that change no vector beyond rounding; nor do those of dropout.
 _RUNTIME_KEYS = with_role(MODEL, "computation", "device")
@@ -192,7 +191,7 @@ class Embedder(Predictor):
     def _pooled_size(self, model):
         """Returns the size of pooled vectors, before the layers behind the pooling."""
         token = projection.output_size(self._token_layers, model.model.spec.hidden_size)
-        layers = (_LAST.fullmatch(kind) for kind in self._pooling)
+        layers = (LAST_LAYERS.fullmatch(kind) for kind in self._pooling)
         return token * sum(int(last[1]) if last and last[2] else 1 for last in layers)
 
     def encode(
@@ -413,7 +412,7 @@ class Embedder(Predictor):
         layers = _apply(self._token_layers, outputs["hidden_states"].astype(jnp.float32))
         if kind == "second_to_last":
             return pool(layers[-2], present, "mean", batch=batch)
-        last = _LAST.fullmatch(kind)
+        last = LAST_LAYERS.fullmatch(kind)
         assert last is not None  # the only kind left of those that __init__ accepts
         top = layers[-int(last[1]) :]
         if last[2]:
@@ -472,11 +471,7 @@ def _check_pooling(kind: Any, model):
             f"pooling: found 'attention', but {model.name} has no learned weights; expected a model that was "
             "fine-tuned with task.pooling=attention"
         )
-    last = _LAST.fullmatch(str(kind))
+    last = LAST_LAYERS.fullmatch(str(kind))
     if last and int(last[1]) > layers:
         raise UserError(f"pooling: found {kind!r}, but {model.name} has {layers} layers")
-    if kind not in (*POOLING, "second_to_last") and not last:
-        raise UserError(
-            f"pooling: found {kind!r}; expected {', '.join(POOLING)}, second_to_last, last_4 or last_4_concat "
-            "(any number of layers)"
-        )
+    check_kind("pooling", kind)

@@ -136,6 +136,11 @@ class Reader:
             text = _plain(record.get(name))
             if i >= self.required and text is None:
                 continue
+            if isinstance(text, Mapping) and self.noun == "a dict":
+                raise UserError(
+                    f"{where}: {name}: found a dict of {len(text)} entries, a column by its rows as pandas' to_dict() "
+                    "makes it; expected the table itself, or a dict of lists, to_dict('list')"
+                )
             if not isinstance(text, str) and i >= self.required:
                 raise UserError(f"{where}: {name}: found {_kind(text)}; expected a string")
             if not isinstance(text, str):
@@ -144,7 +149,7 @@ class Reader:
                 near = "" if name in record else self._near(i, name, record)
                 raise UserError(
                     f"{where}: no `{name}` string in {shown or shortened(str(dict(record)))!r}; expected {self.noun} "
-                    f"with {wanted}{also}{self._own()}{near}"
+                    f"with {wanted}{also}{'' if self.columns[:1] == names[:1] else self._own()}{near}"
                 )
             texts.append(str(text))
         self.check_unread(record, names[: len(texts)], where)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.errors import UserError
+from bert_jax.files import closest_path
 from bert_jax.inference import search
 
 PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
@@ -88,7 +89,9 @@ def read_ranges(path: str) -> np.ndarray:
     try:
         vectors = np.load(path, mmap_mode="r")
     except OSError as error:
-        raise UserError(f"--calibration={path}: {error.strerror or 'damaged'}; expected .npy of vectors") from error
+        near = closest_path(path, is_folder=False)
+        reason = error.strerror or "damaged"
+        raise UserError(f"--calibration={path}: {reason}; expected .npy of vectors{near}") from error
     except (ValueError, EOFError) as error:
         raise UserError(f"--calibration={path}: no array; expected .npy, as embed writes it") from error
     if getattr(vectors, "ndim", 0) != 2 or not len(vectors) or vectors.dtype.kind != "f":

@@ -104,10 +104,12 @@ class Records:
             kind = kind or self._kind_by_content()
         if not kind and not self.path.is_dir():
             also = ", or --input_format" if flag == "input" else ""
-            raise UserError(f"--{flag}={path}: unknown kind of file; expected a name in {_ENDINGS}{also}")
+            near = "" if self.path.exists() else files.closest_path(self.path, is_folder=False)
+            raise UserError(f"--{flag}={path}: unknown kind of file; expected a name in {_ENDINGS}{also}{near}")
         if not self._source.is_file():
             problem = "not a file" if self.path.exists() else "no such file"
-            raise UserError(f"--{flag}={path}: {problem}; expected texts, in a name in {_ENDINGS}")
+            near = files.closest_path(self.path, is_folder=False) if problem == "no such file" else ""
+            raise UserError(f"--{flag}={path}: {problem}; expected texts, in a name in {_ENDINGS}{near}")
         if kind == "txt" and self._required > 1:
             raise UserError(f"--{flag}={path}: one text a line; expected .jsonl or .csv with {_named(fields)}")
         if kind == "txt" and self._given:

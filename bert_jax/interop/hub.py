@@ -8,13 +8,16 @@ import os
 import pathlib
 import queue
 import re
+import textwrap
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from bert_jax.errors import UserError
+from bert_jax.files import closest_path
 
 _PATIENCE = 6.0  # seconds; the hub's client itself waits without end
+_LONGEST_REASON = 200  # characters of what the hub's client says that a message repeats
 _NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
@@ -73,7 +76,7 @@ def check_name(name: str | os.PathLike) -> None:
     if not path.is_dir() and (path.exists() or not _NAME.fullmatch(str(name))):
         raise UserError(
             f"{name}: no such directory; expected a run's workdir, a directory with config.json and model.safetensors, "
-            "or a name on the Hugging Face hub"
+            f"or a name on the Hugging Face hub{closest_path(name, is_folder=True)}"
         )
 
 
@@ -133,18 +136,28 @@ def _snapshot(name, patterns):
             )
         raise UserError(
             f"{name}: no such directory, nor in the cache of the Hugging Face hub, which does not answer within "
-            f"{_PATIENCE:g} seconds"
+            f"{_PATIENCE:g} seconds{closest_path(name, is_folder=True)}"
         )
     try:
         with _without_warning("No files matched allow_patterns"):
             return pathlib.Path(huggingface_hub.snapshot_download(str(name), allow_patterns=list(patterns)))
     except Exception as error:  # whatever the network, the hub and its client may come up with
-        reason = " ".join(str(error).split()).partition(" Please make sure ")[0]
-        reason = reason.partition(" For more information check: ")[0]
         raise UserError(
             f"{name}: no such directory, and the Hugging Face hub does not give it, nor is it in its cache: "
-            f"{reason[:200]}"
+            f"{_reason(error)}{closest_path(name, is_folder=True)}"
         ) from error
+
+
+def _reason(error):
+    """Returns why the hub's client gives no repository: the beginning of its message, in whole words and sentences."""
+    words = " ".join(str(error).split()).partition(" Please make sure ")[0]
+    words = words.partition(" For more information check: ")[0]
+    words = words.partition(" An error happened while trying to locate ")[0]  # it says what is said here
+    words = words.removeprefix("Got: ")
+    sentences = re.split(r"(?<=[.!?]) +", words)
+    while len(sentences) > 1 and len(" ".join(sentences)) > _LONGEST_REASON:
+        sentences.pop()
+    return textwrap.shorten(" ".join(sentences).rstrip("."), _LONGEST_REASON, placeholder=" ...")
 
 
 @contextlib.contextmanager

@@ -209,9 +209,11 @@ def read(workdir: pathlib.Path) -> tuple[dict, ml_collections.ConfigDict]:
             run = json.loads((workdir / "run.json").read_text())
             stored = json.loads((workdir / "config.json").read_text())
     except (OSError, ValueError) as error:
+        missing = not storage.is_remote(workdir) and not workdir.exists()
+        reason = "no such folder" if missing else f"not the workdir of a run: {error}"
         raise UserError(
-            f"{workdir}: not the workdir of a run: {error}; "
-            f"expected a directory that `{command_line('pretrain')}` or `{command_line('finetune')}` wrote"
+            f"{workdir}: {reason}; expected a directory that `{command_line('pretrain')}` or "
+            f"`{command_line('finetune')}` wrote{files.closest_path(workdir, is_folder=True) if missing else ''}"
         ) from error
     if run.get("format_version") != FORMAT_VERSION:
         raise UserError(

@@ -42,7 +42,8 @@ def read(path: str | pathlib.Path, group: str = "") -> dict[str, dict]:
                 if line.strip():
                     pairs[f"{name}:{number}"] = _pair(line, f"{name}:{number}", group, expected)
     except OSError as error:
-        raise UserError(f"--pairs={path}: cannot be read: {error.strerror or error}; expected JSONL") from error
+        near = files.closest_path(path, is_folder=False)
+        raise UserError(f"--pairs={path}: cannot be read: {error.strerror or error}; expected JSONL{near}") from error
     if not pairs:
         raise UserError(f"--pairs={path}: empty; expected {expected} on each line")
     return pairs

@@ -129,7 +129,8 @@ def read_job(folder: pathlib.Path) -> Job:
     """Returns the job of a folder. Raises UserError if there is none."""
     path = folder / "job.json"
     if not path.is_file():
-        raise UserError(f"{folder}: no job.json in it; expected a folder that experiments.launch made")
+        near = files.closest_path(folder, is_folder=True)
+        raise UserError(f"{folder}: no job.json in it; expected a folder that experiments.launch made{near}")
     text = path.read_text("utf-8").replace(HERE, json.dumps(str(folder.absolute().parents[1]))[1:-1])
     try:
         return Job(**json.loads(text))

@@ -129,7 +129,8 @@ def read(workdir: pathlib.Path) -> Results:
     """
     path = workdir / "experiment.json"
     if not path.is_file():
-        raise UserError(f"--workdir={workdir}: no experiment.json in it; expected a folder of experiments.launch")
+        near = files.closest_path(workdir, is_folder=True)
+        raise UserError(f"--workdir={workdir}: no experiment.json in it; expected a folder of experiments.launch{near}")
     record = _Record(path)
     version = record.get("format_version", int)
     if version != folders.FORMAT_VERSION:

@@ -107,6 +107,8 @@ def test_mistakes_are_named(model, tokenizer):
         ("sum", "pooling: found 'sum'; expected cls, mean, max, attention"),
         ("last_3", "pooling: found 'last_3', but test has 2 layers"),
         ("last_0", "pooling: found 'last_0'; expected"),
+        ("maen", r"pooling: found 'maen'; expected .*; did you mean mean\?$"),
+        (["mean", "second_too_last"], r"pooling: found 'second_too_last'; .*; did you mean second_to_last\?$"),
         ("attention", "pooling: found 'attention', but test has no learned weights"),
         (["mean", None], "pooling: found None"),
     ]:

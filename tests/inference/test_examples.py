@@ -153,6 +153,14 @@ def test_lists_of_words():
         (QUESTION, {"question": "a", "context": "b", "text": "c d"}, "pass the two texts as a tuple where they are al"),
         (PAIR, {"text": ["a"], "text_pair": ["b"], "context": ["c d"]}, "text: found `text` and `text_pair` with `con"),
         (TAGS, {"tokens": ["a"], "text_pair": "b"}, "text 1: found `tokens` with `text_pair`"),
+        *(
+            (reader, {name: {0: "a b", 1: "c"}, "label": {0: 1, 1: 0}},
+             f"text 1: {name}: found a dict of 2 entries, a column by its rows as pandas' to_dict.* makes it; expected "
+             r"the table itself, or a dict of lists, to_dict\('list'\)$")
+            for reader, name in ((TEXT, "text"), (PAIR, "text"), (SENTENCE, "sentence"), (QUESTION, "question"))
+        ),
+        (SENTENCE, {"sentence": 3}, "expected a dict with `sentence`$"),
+        (SENTENCE, {"txt": "b"}, r"expected a dict with `text` \(or `sentence`\); did you mean txt\?$"),
         (TAGS, [["a", 3]], "text 1, word 2: found int"), (TAGS, {"words": ["a", None]}, "expected a list of words"),
     ],
 )  # fmt: skip

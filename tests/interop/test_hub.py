@@ -94,6 +94,26 @@ def test_names_that_hold_no_model_are_one_line(hub, tmp_path, files, message):
     assert message in line and "Please make" not in line and "trying to" not in line
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            "Got: ConnectError: [Errno -2] Name or service not known\nAn error happened while trying to locate the "
+            "files on the Hub, and we cannot find the appropriate snapshot folder for the specified revision on the "
+            "local disk. Please check your internet connection and try again.",
+            "ConnectError: [Errno -2] Name or service not known",
+        ),
+        (
+            f"First sentence. {'Second, a longer one. ' * 20}",
+            f"First sentence. {'Second, a longer one. ' * 8}".strip(" ."),
+        ),
+        ("word " * 100, f"{'word ' * 39}..."),
+    ],
+)
+def test_what_the_client_says_is_cut_between_sentences(text, reason):
+    assert hub_lib._reason(OSError(text)) == reason
+
+
 def test_what_a_repository_has_of_its_own_stays(make, hub, tmp_path):
     made = make(language_model=True)
     (made.path / "README.md").write_text("# Another\n")

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 from bert_jax import storage
 from bert_jax.errors import UserError
+from bert_jax.files import closest_path
 
 ENDINGS = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet")
+_NO_MATCH = "no file matches"
 _MAGIC = re.compile(r"[*?[]")
 
 
@@ -46,9 +48,10 @@ def find_files(pattern: str, output: str | os.PathLike | None = None) -> list[st
     matches = storage.glob(pattern) if remote else _local_files(pattern)
     paths = [path for path in matches if output is None or not _is_in(path, output)]
     if not paths:
+        reason = _reason(pattern, remote, matches)
+        near = closest_path(os.path.expanduser(pattern)) if reason == _NO_MATCH else ""
         raise UserError(
-            f"--input={pattern}: {_reason(pattern, remote, matches)}; expected a glob of .txt, .txt.gz, .jsonl, "
-            ".jsonl.gz or .parquet"
+            f"--input={pattern}: {reason}; expected a glob of .txt, .txt.gz, .jsonl, .jsonl.gz or .parquet{near}"
         )
     return paths
 
@@ -72,7 +75,7 @@ def _reason(pattern, remote, matches):
     if matches:
         return "all files that match are in --output"
     if remote or not os.path.lexists(path):
-        return "no file matches"
+        return _NO_MATCH
     if os.path.isdir(path):
         return f"it is a folder{_files_inside(pattern)}"
     return "a link that leads to no file" if os.path.islink(path) else "no file, but a device or pipe"

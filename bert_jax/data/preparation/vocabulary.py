@@ -13,7 +13,7 @@ from bert_jax.config.schema import closest
 from bert_jax.data.preparation import sampling, sources
 from bert_jax.data.vocabularies import fit, loading, new_tokens, training
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, shortened
 
 _SAMPLE_BYTES = 64 << 20  # a vocabulary is trained on at most so many bytes of text
 _CHECKED_BYTES = 1 << 18  # one that is opened is checked with so many
@@ -65,10 +65,21 @@ def choose(settings) -> Choice:
             tokenizer, added = new_tokens.extend(tokenizer, words, f"--add_tokens={settings.add_tokens}")
         return Choice(None, tokenizer, added, tokenizer.digest())
     kind, _, size = settings.tokenizer.removeprefix("train:").partition(":")
-    if kind not in training.KINDS or not size.isdigit() or int(size) < 1:
+    if kind not in training.KINDS:
         raise UserError(
             f"--tokenizer={settings.tokenizer}: expected train:KIND:SIZE with KIND one of "
             f"{', '.join(training.KINDS)}, such as train:wordpiece:8192{closest(kind, training.KINDS)}"
+        )
+    if not (size.isascii() and size.isdigit()):
+        problem = f"found {shortened(size)!r} as its size" if size else "no size"
+        raise UserError(
+            f"--tokenizer={settings.tokenizer}: {problem}; expected a whole number, such as train:{kind}:8192"
+        )
+    if int(size) < training.SMALLEST[kind]:
+        held = "256 bytes" if training.SMALLEST[kind] > 256 else "one character"
+        raise UserError(
+            f"--tokenizer={settings.tokenizer}: {int(size)} is less than its {training.NUM_SPECIAL} special tokens and "
+            f"{held} need; expected a size of at least {training.SMALLEST[kind]}, such as train:{kind}:8192"
         )
     if int(size) > LARGEST_VOCABULARY:
         raise UserError(f"--tokenizer={settings.tokenizer}: expected a size of at most {LARGEST_VOCABULARY:,}")

@@ -50,7 +50,10 @@ def read(directory: str, key: str, split: str = "test") -> Retrieval:
     """
     folder = pathlib.Path(directory)
     if not folder.is_dir():
-        raise UserError(f"{key}: {directory} is no folder; expected BEIR's corpus.jsonl, queries.jsonl and qrels/")
+        near = files.closest_path(folder, is_folder=True)
+        raise UserError(
+            f"{key}: {directory} is no folder; expected BEIR's corpus.jsonl, queries.jsonl and qrels/{near}"
+        )
     corpus, queries = (_records(_file(folder, name, key)) for name in ("corpus.jsonl", "queries.jsonl"))
     numbers = {name: i for i, name in enumerate(corpus)}
     relevance = read_qrels(_file(folder, f"qrels/{split}.tsv", key), queries, numbers)

@@ -290,7 +290,8 @@ def _matching(pattern, key):
         hint = "it is a folder; name its files" if os.path.isdir(pattern) else "no such file"
         if files.is_stream(pattern):
             hint = "a pipe or a device, which cannot be read again after a restart"
-        raise UserError(f"{key}={pattern}: {hint}; expected a file, a glob, or tfds: or hf:NAME[/CONFIG]:SPLIT")
+        near = files.closest_path(pattern, is_folder=False) if hint == "no such file" else ""
+        raise UserError(f"{key}={pattern}: {hint}; expected a file, a glob, or tfds: or hf:NAME[/CONFIG]:SPLIT{near}")
     return paths
 
 

@@ -10,6 +10,7 @@ from bert_jax.data.vocabularies.hugging_face import HuggingFaceTokenizer
 from bert_jax.data.vocabularies.sentencepiece_models import SentencePieceTokenizer
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
+from bert_jax.files import closest_path
 
 
 def load(path: str | pathlib.Path, lower_case: bool | None = None) -> Tokenizer:
@@ -36,7 +37,10 @@ def load(path: str | pathlib.Path, lower_case: bool | None = None) -> Tokenizer:
     elif path.suffix == ".model" and published.is_model_of(path):
         return load(path.parent, lower_case)
     if not path.is_file():
-        raise UserError(f"{path}: no such vocabulary; expected vocab.txt, tokenizer.json, *.model or their directory")
+        raise UserError(
+            f"{path}: no such vocabulary; expected vocab.txt, tokenizer.json, *.model or their directory"
+            f"{closest_path(path)}"
+        )
     config = tokenizer_classes.read_object(path.parent / published.CONFIG)
     try:
         if path.suffix == ".txt" and path.name != "merges.txt":

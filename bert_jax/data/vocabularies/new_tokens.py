@@ -18,6 +18,7 @@ from bert_jax.data.scripts import writes_no_spaces
 from bert_jax.data.vocabularies.hugging_face import HuggingFaceTokenizer
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
+from bert_jax.files import closest_path
 
 # Tokenizers that treat lower case, accents, control characters, spaces or digits differently encode these differently.
 _PROBES = [
@@ -37,7 +38,9 @@ def read(path: str | pathlib.Path) -> list[str]:
                     raise UserError(f"{path}:{number}: found {line.strip()[:60]!r}; expected one word a line")
                 words += line.split()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--add_tokens={path}: cannot be read: {error}; expected words, one a line") from error
+        reason = getattr(error, "strerror", "") or error
+        near = closest_path(path, is_folder=False)
+        raise UserError(f"--add_tokens={path}: cannot be read: {reason}; expected words, one a line{near}") from error
     if not words:
         raise UserError(f"--add_tokens={path}: empty; expected one word a line")
     return words

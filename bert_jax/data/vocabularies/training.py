@@ -21,7 +21,12 @@ KINDS = ("wordpiece", "bpe", "bert-bpe", "unigram", "sentencepiece")
 LOWER_CASING = ("wordpiece", "unigram")
 COVERAGE = 0.9995  # share of the text's characters that a vocabulary of characters must be able to write
 _MOST_USUAL = 1000  # characters that have a place however rare they are, in a vocabulary of four times as many entries
-_NUM_SPECIAL = 5  # special tokens of every kind
+NUM_SPECIAL = 5  # special tokens of every kind
+# Entries of the smallest vocabulary that may learn something: a character needs one, or two at the beginning of a word.
+SMALLEST = {
+    "wordpiece": NUM_SPECIAL + 1, "bpe": NUM_SPECIAL + 256, "bert-bpe": NUM_SPECIAL + 256, "unigram": NUM_SPECIAL + 2,
+    "sentencepiece": NUM_SPECIAL + 2,
+}  # fmt: skip
 _PIECE = 1 << 12  # characters of text that trainers are given at once
 # SentencePiece drops text with the first, which it uses itself; the second stands for it while a model is trained.
 _RESERVED, _PLACEHOLDER = "\u2585", "\U0010fffd"
@@ -84,6 +89,8 @@ def _train_wordpiece(texts, vocab_size, lower_case, strip_accents):
     if long > (1 - COVERAGE) * characters.total():
         tokenizer_classes.cut_long_words(pipeline, _NEVER_SPACED)
     alphabet = _alphabet(words, characters, pipeline, vocab_size)
+    if not alphabet and characters:
+        _refuse_training(vocab_size, f"no character of the text fits beside {NUM_SPECIAL} special tokens")
     if not alphabet:
         _refuse_training(vocab_size, "the text holds no character to learn")
     tokenizer = hf.Tokenizer(models.WordPiece(unk_token="[UNK]"))
@@ -147,7 +154,7 @@ def _alphabet(words, characters, pipeline, vocab_size):
     """
     ranked = sorted(characters, key=lambda character: (-characters[character], character))
     wanted = _usual_alphabet(vocab_size)
-    room = vocab_size - _NUM_SPECIAL
+    room = vocab_size - NUM_SPECIAL
     if len(ranked) > wanted:
         wanted = max(wanted, _covering(words, ranked, characters.total(), pipeline))
     is_latin = all(character < "\u0250" or "\u2000" <= character <= "\u206f" for character in ranked[:wanted])
@@ -199,7 +206,7 @@ def _train_bert_byte_level(texts, vocab_size, lower_case, strip_accents):
 
 def _merges(texts, vocab_size, special):
     """Trains byte-level BPE: returns (ids of the tokens, pairs of tokens that are joined)."""
-    if vocab_size < 256 + _NUM_SPECIAL:
+    if vocab_size < 256 + NUM_SPECIAL:
         _refuse_training(vocab_size, "byte-level BPE begins with 256 bytes and 5 special tokens")
     tokenizer = hf.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -212,7 +219,7 @@ def _merges(texts, vocab_size, special):
     )
     tokenizer.train_from_iterator(iter(texts), trainer)
     model = json.loads(tokenizer.to_str())["model"]
-    if not model["merges"] and vocab_size > 256 + _NUM_SPECIAL:
+    if not model["merges"] and vocab_size > 256 + NUM_SPECIAL:
         _refuse_training(vocab_size, "no two bytes of the text stand together twice")
     return model["vocab"], [tuple(merge) for merge in model["merges"]]
 

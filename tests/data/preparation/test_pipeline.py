@@ -432,12 +432,22 @@ def test_a_full_disk_is_named_and_the_work_continues(tmp_path, vocab):
     [
         ({"spec": "nothing/*.txt"}, "--input=nothing/\\*.txt: no file matches"),
         ({"vocab": "train:foo:10"}, "--tokenizer=train:foo:10: expected train:KIND:SIZE"),
+        ({"vocab": "train:wordpeice:10"}, "--tokenizer=train:wordpeice:10: expected .*; did you mean wordpiece"),
+        ({"vocab": "train:wordpiece:1e9"}, "wordpiece:1e9: found '1e9' as its size; expected a whole"),
+        ({"vocab": "train:bpe:30k"}, "found '30k' as its size; expected a whole number, such as train:bpe:8192$"),
+        ({"vocab": "train:unigram"}, "--tokenizer=train:unigram: no size; expected a whole number"),
+        ({"vocab": "train:wordpiece:2"}, "2 is less than its 5 special tokens and one character need; expected a size "
+                                         "of at least 6,"),
+        ({"vocab": "train:unigram:0"}, "0 is less than .*; expected a size of at least 7, such as train:unigram:8192"),
+        ({"vocab": "train:sentencepiece:6"}, "expected a size of at least 7"),
+        ({"vocab": "train:bpe:260"}, "260 is less than its 5 special tokens and 256 bytes need; .* at least 261"),
+        ({"vocab": "train:bert-bpe:5"}, "expected a size of at least 261"),
         ({"output": "a.txt/x"}, "a.txt/x"),
         ({"sentences": "word"}, "--sentences=word: expected one of split, line"),
         ({"eval_share": 1.5}, "--eval_share=1.5: expected a share"),
         ({"workers": 0}, "--workers=0: expected a number from 1 to 1,024"),
     ],
-)
+)  # fmt: skip
 def test_settings_that_cannot_work_are_refused(tmp_path, vocab, monkeypatch, change, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text("Some text.\n")

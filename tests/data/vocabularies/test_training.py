@@ -63,6 +63,8 @@ def test_trained_wordpiece_prefers_frequent_words():
         ("wordpiece", [], 100, "no character"),
         ("sentencepiece", PROSE, 10, "cannot train 10"),
         ("sentencepiece", [], 100, "cannot train"),
+        ("wordpiece", PROSE, 6, "cannot train 6 tokens: no character of the text fits beside 5 special tokens"),
+        ("wordpiece", [" "], 100, "cannot train 100 tokens: the text holds no character to learn"),
         ("unigram", [], 100, "cannot train"),
         ("bert-bpe", PROSE, 100, "256 bytes"),
         ("unigram", ["".join(map(chr, range(0x4E00, 0x4F00)))] * 3, 100, "the text's characters need 2[56]"),
@@ -147,3 +149,12 @@ def test_text_is_normalised_as_by_the_pipeline(lower_case, strip_accents):
     quotes = ["".join(quotes) for quotes in itertools.product("'`A", repeat=5)]
     for text in [printable, "a\tb", "", *quotes, *TEXTS, *many_scripts.TEXTS.values()]:
         assert training._normalized(text, normalizer, lower_case) == normalizer.normalize_str(text)
+
+
+@pytest.mark.parametrize("kind", training.KINDS)
+def test_the_smallest_size_is_one_that_can_be(kind):
+    text = ["\u4e2d \u4e2d"] * 20 if kind == "wordpiece" else ["aaaa aa a a"] * 100
+    size = training.SMALLEST[kind]
+    assert training.train(kind, text, size).vocab_size == size
+    with pytest.raises(UserError):
+        training.train(kind, text, size - 1)
