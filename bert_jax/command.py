@@ -19,7 +19,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from bert_jax import arguments as arguments_lib
-from bert_jax import cli, files, interruption, listing, outputs
+from bert_jax import cli, command_help, files, interruption, listing, outputs
 from bert_jax import config as config_lib
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.config import finetuning_phases, synonyms
@@ -34,7 +34,6 @@ _continues = False  # whether --workdir alone continues the run that it holds
 # Objects between two collections of cycles. Python's 700 collect some hundred times while jax and flax are imported and
 # a model is traced, an eighth of the time until a first answer.
 _COLLECTED = 50_000
-_HELP = ("-h", "--h", "-help", "--help")
 _LONG_HELP = ("--helpfull", "--helpshort", "--helpxml")  # absl prints these
 _STORED = pathlib.Path(__file__).parent / "runs" / "stored.py"  # the recipe that reads a workdir's config
 
@@ -241,6 +240,7 @@ def run(
     texts: Sequence[str] = (),
     likely: Sequence[str] = (),
     only_print: Sequence[str] = (),
+    part: command_help.Part | None = None,
 ) -> None:
     """Runs `main(argv)` after parsing flags; a UserError prints one line and exits with code 2.
 
@@ -254,17 +254,18 @@ def run(
       texts: names of flags whose value is a text, in which "~/" is no home directory as it is in all others.
       likely: names of the flags that words without one were probably meant for, in the order in which people give them.
       only_print: names of switches with which the command's result is what it prints.
+      part: what of the command runs; None for all of it.
     """
     interruption.listen()
     if sys.stderr is None:  # closed by the caller; libraries write to it without looking
         sys.stderr = sys.__stderr__ = open(os.devnull, "w")  # noqa: SIM115
     gc.set_threshold(_COLLECTED, 20, 50)
     _skip_tpu_search()
-    _name_as_called()
+    command_help.name_as_called()
     only_prints = _asks_for_help(sys.argv[1:]) or _has_switch(sys.argv[1:], only_print)
     with cli.output_to_pipes(outlives_output and not only_prints):
         try:
-            parser = functools.partial(_parse, texts=texts, taken=bool(positional), likely=likely)
+            parser = functools.partial(_parse, texts=texts, taken=bool(positional), likely=likely, part=part)
             app.run(_reporting(main, passes_on, positional), flags_parser=parser)
         except UserError as error:
             _report(error)
@@ -290,12 +291,6 @@ def write_output(flag: str, path: str | os.PathLike, content: str) -> None:
         raise
     except OSError as error:
         raise UserError(f"--{flag}={path}: cannot be written: {error.strerror or error}") from error
-
-
-def _name_as_called():
-    """Makes --help, which prints the docstring of the program, name commands as this one was called."""
-    program = sys.modules["__main__"]
-    program.__doc__ = re.sub(r"python -m bert_jax\.(\w+)", lambda name: command_line(name[1]), program.__doc__ or "")
 
 
 def _accelerators():
@@ -368,12 +363,16 @@ def _say(error):
     print(f"error: {line}", file=sys.stderr, flush=True)
 
 
-def _parse(argv, texts=(), taken=0, likely=()):
+def _parse(argv, texts=(), taken=0, likely=(), part=None):
     own = arguments_lib.joined([_underscored(word) for word in argv[1:]], _schema)  # may change those of --flagfile
     words = [_underscored(word) for word in _read_flag_files(argv[1:])]
     arguments = [argv[0], *(_expanded(argument, texts) for argument in arguments_lib.joined(words, _schema))]
-    _show_help(arguments)
-    _show_keys(arguments)
+    if set(command_help.WORDS) & set(_own(arguments[1:])):
+        command_help.show(part, _schema)
+    asked = [argument for argument in arguments[1:] if re.match(r"--?help_keys(=|$)", argument)]
+    if _schema and asked:
+        recipe = next((a.partition("=")[2] for a in arguments[1:] if a.lstrip("-").startswith("config=")), _default)
+        command_help.show_keys(_schema, recipe, asked[-1].partition("=")[2])
     is_help = set(_LONG_HELP) & set(arguments)
     if not is_help:
         arguments_lib.check_words(arguments[1:], taken, likely, texts, _schema)
@@ -448,26 +447,13 @@ def _own(words):
 def _asks_for_help(words):
     """Returns whether a command is only to print one of its helps."""
     own = [_underscored(word) for word in _own(words)]
-    return any(word in (*_HELP, *_LONG_HELP) or re.match(r"--?help_keys(=|$)", word) for word in own)
+    return any(word in (*command_help.WORDS, *_LONG_HELP) or re.match(r"--?help_keys(=|$)", word) for word in own)
 
 
 def _has_switch(words, names):
     """Returns whether one of some switches is among the words of a command line, and not turned off."""
     switches = [f"{dashes}{name}{value}" for name in names for dashes in ("--", "-") for value in ("", "=true", "=1")]
     return any(_underscored(word).lower() in switches for word in _own(words))
-
-
-def _show_help(arguments):
-    """Prints the command's help and exits if -h or --help is among the arguments."""
-    if not set(_HELP) & set(_own(arguments[1:])):
-        return
-    text = flags.FLAGS.main_module_help()
-    lines = [(sys.modules["__main__"].__doc__ or "").strip(), "", "flags:"]
-    lines += [line for line in text.splitlines() if line.startswith("  ")]
-    if _schema:
-        lines += ["", *listing.help_sections(_schema)]
-    print("\n".join([*lines, "", "--helpfull lists the flags of the libraries too."]))
-    sys.exit(0)
 
 
 @contextlib.contextmanager
@@ -477,17 +463,6 @@ def _help_succeeds():
         yield
     except SystemExit as end:
         sys.exit(0 if end.code == 1 else end.code)
-
-
-def _show_keys(arguments):
-    """Prints the configuration keys and exits if --help_keys[=PREFIX] is among the arguments."""
-    asked = [argument for argument in arguments[1:] if re.match(r"--?help_keys(=|$)", argument)]
-    if _schema and asked:
-        recipe = next((a.partition("=")[2] for a in arguments[1:] if a.lstrip("-").startswith("config=")), _default)
-        base = finetune_config.base if _schema == "finetuning" else config_lib.base
-        config: Any = config_lib.load_recipe(recipe) if recipe else base()
-        print("\n".join(config_lib.help_keys(config, asked[-1].partition("=")[2])))
-        sys.exit(0)
 
 
 def _underscored(argument):

@@ -35,16 +35,16 @@ documents too.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 from absl import flags
 
-from bert_jax import _moved, command, files, outputs, progress
+from bert_jax import _moved, command, command_help, files, outputs, progress
 from bert_jax.config import pooling
 from bert_jax.config.finetuning_keys import FINETUNING, TOKEN_POOLING
 from bert_jax.config.schema import closest
@@ -176,6 +176,11 @@ _RESCORE_MULTIPLIER = flags.DEFINE_integer(
 )
 
 
+# Flags of every verb, and of those that read --input.
+_OF_MODELS = ("model", "step", "dtype", "packing")
+_OF_FILES = ("input", "input_format", "fields", "output", "output_format", "keep_columns")
+
+
 @_moved.renamed_members(of_class="class_flags", of_call="call_flags")
 @dataclasses.dataclass(frozen=True)
 class Verb:
@@ -205,6 +210,14 @@ class Verb:
     def options(self) -> tuple[str, ...]:
         """Returns the names of the flags that belong to this verb."""
         return (*self.class_flags, *self.call_flags, *self.own_flags)
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Returns the names of all flags that this verb reads."""
+        if self.name == "search":
+            return (*_OF_MODELS, "text_column", "output", *self.options)
+        columns = (f"{field}_column" for field in self.fields)
+        return (*_OF_MODELS, *_OF_FILES, *columns, *self.fields, *self.options)
 
 
 VERBS = (
@@ -242,7 +255,22 @@ def run():
     texts = dict.fromkeys((*fields, "text", "text_pair", "question", "context", "query", "document", "prompt",
                            "query_prompt", "document_prompt"))  # fmt: skip
     likely = ("model", "corpus", "queries", "output") if name == "search" else ("model", "input", "output")
-    command.run(lambda argv: main(verb), texts=tuple(texts), likely=likely)
+    part = command_help.Part(verb.name, _doc_of(verb), verb.flags) if verb else None
+    command.run(lambda argv: main(verb), texts=tuple(texts), likely=likely, part=part)
+
+
+def _doc_of(verb):
+    """Returns what the module's docstring says of one verb."""
+    if not __doc__:  # python -OO
+        return ""
+    summary, usage, table, of_files, _, of_search, search_usage, of_ranking = __doc__.split("\n\n")
+    row = re.search(rf"^    {verb.name} .*(\n {{8,}}.*)*", table, re.MULTILINE)
+    shown = "\n".join(filter(None, [table.partition("\n")[0], row and row[0]]))
+    if verb.name == "search":
+        return "\n\n".join([summary, search_usage, shown, of_search, of_ranking])
+    texts = " ".join(f'--{field}="..."' for field in verb.fields)
+    example = f"    python -m bert_jax.predict {verb.name} --model=MODEL {texts}"
+    return "\n\n".join([summary, usage.replace("VERB", verb.name), shown, of_files, example])
 
 
 def main(verb: Verb) -> None:
@@ -310,19 +338,10 @@ def _own_columns(verb):
     try:
         name = workdir.split_step(_MODEL.value)[0]
         if not workdir.holds_run(name):
-            return _exported_columns(pathlib.Path(name))[: len(verb.fields)]
+            return workdir.exported_columns(name)[: len(verb.fields)]
         return workdir.text_columns(workdir.read(workdir.to_path(name))[1])[: len(verb.fields)]
     except UserError:
         return ()  # opening the model says what is wrong
-
-
-def _exported_columns(folder):
-    """Returns the columns that `convert` wrote in a directory's config.json; () where there are none."""
-    try:
-        columns = json.loads((folder / "config.json").read_text("utf-8"))["bert_jax"]["columns"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return ()
-    return tuple(columns) if isinstance(columns, list) else ()
 
 
 def _storage(output="", kind="jsonl") -> Any:
@@ -405,11 +424,11 @@ def _quantised():
     return quantised.Options(_PRECISION.value, _RESCORE.value, _RESCORE_MULTIPLIER.value)
 
 
-def _check_search_flags():
+def _check_search_flags(verb):
     """Raises UserError for flags of the other verbs, and for missing ones."""
-    files_of_others = [_INPUT, _FORMAT, _FIELDS, _OUTPUT_FORMAT, _KEEP_COLUMNS, _TEXT, _TEXT_PAIR, _QUESTION, _CONTEXT]
-    for flag in (*files_of_others, *(flag for name, flag in _COLUMNS.items() if name != "text")):
-        if flag.present:
+    texts = [_TEXT, _TEXT_PAIR, _QUESTION, _CONTEXT, _QUERY, _DOCUMENT]
+    for flag in (_INPUT, _FORMAT, _FIELDS, _OUTPUT_FORMAT, _KEEP_COLUMNS, *texts, *_COLUMNS.values()):
+        if flag.present and flag.name not in verb.flags:
             raise UserError(f"--{flag.name}: not a flag of search; expected --corpus and --queries")
     if not _CORPUS.value:
         raise UserError("--corpus: missing; expected --corpus=FILE with documents, or a folder in BEIR's layout")
@@ -532,7 +551,7 @@ def _check_flags(verb):
     for kind in flags.FLAGS.pooling or ():
         pooling.check_kind(f"--pooling={','.join(flags.FLAGS.pooling)}", kind)
     if verb.name == "search":
-        _check_search_flags()
+        _check_search_flags(verb)
         return
     fields = {"text": bool(_TEXT.value), "text_pair": _TEXT_PAIR.value is not None,
               "question": _QUESTION.value is not None, "context": _CONTEXT.value is not None,

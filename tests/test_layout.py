@@ -31,6 +31,7 @@ COVERED_BY = {
     "config/pretraining_keys.py": ("config/test_keys.py", "half of the table of keys"),
     "config/recipes.py": ("test_family_recipes.py", "loads every recipe"),
     "config/schema.py": ("config/test_keys.py", "the type of the table's entries"),
+    "command_help.py": ("test_command.py", "the help of every command"),
     "convert.py": ("interop/test_huggingface.py", "the command for what is tested there"),
     "data/batches.py": ("data/test_loader.py", "batches as the loader gives them"),
     "data/preparation/encoding.py": ("data/preparation/test_readers.py", "encodes what the readers give"),

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import re
 import subprocess
 import sys
 
@@ -344,3 +345,56 @@ def test_mistakes_are_one_line_and_change_nothing(folder, done, name):
     assert MISTAKES[name] in said and len(said.strip().splitlines()) == 1 and said.startswith("error: "), said
     assert (folder / "older.jsonl").read_text() == "older\n"
     assert not list(folder.glob("*.partial"))
+
+
+READ = {
+    "fill-mask": {"top_k", "text", "input", "text_column"},
+    "classify": {"text", "text_pair", "text_pair_column", "merge", "long", "prompt"},
+    "tag": {"text", "text_column", "keep_columns", "packing"},
+    "answer": {"question", "context", "null_threshold", "max_answer_length", "context_column"},
+    "embed": {"pooling", "normalize", "precision", "calibration", "prompt_name"},
+    "search": {"corpus", "queries", "index", "rerank", "top_k", "qrels", "text_column", "id_column"},
+    "rerank": {"query", "document", "query_column", "document_column", "prompt"},
+}
+NOT_READ = {
+    "fill-mask": {"pooling", "text_pair", "corpus", "merge"},
+    "classify": {"top_k", "question", "pooling"},
+    "tag": {"prompt", "top_k", "long"},
+    "answer": {"text", "text_column", "prompt"},
+    "embed": {"top_k", "query", "merge", "text_pair"},
+    "search": {"input", "text", "query", "document", "fields", "keep_columns", "prompt"},
+    "rerank": {"text", "corpus", "pooling", "top_k"},
+}
+
+
+def test_the_help_of_a_verb_has_the_flags_that_it_reads():
+    helps = {
+        verb: subprocess.run([sys.executable, "-m", "bert_jax.predict", *words], capture_output=True, text=True)
+        for verb, words in {"": ["--help"], **{verb: [verb, "--help"] for verb in READ}}.items()
+    }
+    every = set(re.findall(r"^  --(?:\[no\])?(\w+):", helps[""].stdout, re.M))
+    for verb in READ:
+        text = helps[verb].stdout
+        assert helps[verb].returncode == 0 and not helps[verb].stderr
+        shown = set(re.findall(r"^  --(?:\[no\])?(\w+):", text, re.M))
+        named = set(re.findall(r"--(\w+)", text[text.index(f"Not read by {verb}: ") :])) - {"helpfull"}
+        assert shown | named == every and not shown & named
+        assert READ[verb] | {"model", "step", "dtype", "output"} <= shown and NOT_READ[verb] <= named
+        assert f"bert_jax.predict {verb} --model=MODEL --" in text and f"\nflags of {verb}:\n" in text
+        rows = [line.split()[0] for line in text.partition("VERB  ")[2].partition("\n\n")[0].splitlines()[1:]]
+        assert rows[0] == verb and not set(rows) & (set(READ) - {verb})
+
+
+def test_a_flag_that_a_verb_does_not_read_is_refused():
+    """What --help says is what happens."""
+    texts = {"answer": ["--question=a", "--context=b"], "rerank": ["--query=a", "--document=b"],
+             "search": ["--corpus=c.txt", "--queries=q.txt"]}  # fmt: skip
+    values = {"merge": "max", "top_k": 3}
+    lines = {
+        f"{verb} --{name}": [verb, "--model=absent/model/x", *texts.get(verb, ["--text=a"]), f"--{name}={value}"]
+        for verb, names in NOT_READ.items()
+        for name in sorted(names)
+        for value in [values.get(name, "False" if name == "keep_columns" else "mean")]
+    }
+    for name, (code, _, error) in run_lines("predict", lines, "module.run()").items():
+        assert code == 2 and "error: --" in error and "no such directory" not in error, (name, error)

@@ -236,6 +236,15 @@ def text_columns(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     return tuple(name for name in (task["text"], task["text_pair"]) if name)
 
 
+def exported_columns(folder: str | os.PathLike) -> tuple[str, ...]:
+    """Returns the columns of texts that `convert` wrote in a directory's config.json; () where there are none."""
+    try:
+        columns = json.loads((pathlib.Path(folder) / "config.json").read_text("utf-8"))["bert_jax"]["columns"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
+    return tuple(columns) if isinstance(columns, list) else ()
+
+
 def corpus_identities(corpora: "Sequence[Corpus]") -> list[dict[str, str]]:
     """Returns what run.json says of each corpus: its path, its fingerprint and, where it is known, its language."""
     return [
