@@ -367,8 +367,8 @@ def _closest_name(name, folder):
     ratios = {}
     for other in sorted(names):
         other_stem, other_ending = os.path.splitext(other.lower())
-        pair = (stem, other_stem) if ending == other_ending else (name.lower(), other.lower())  # not for its ending
-        ratios[other] = difflib.SequenceMatcher(None, *pair).ratio()
+        pairs = [(stem, other_stem)] if ending == other_ending else [(stem, other_stem), (name.lower(), other.lower())]
+        ratios[other] = min(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)  # not for its ending alone
     best = max(ratios, key=lambda other: ratios[other], default="")
     return best if ratios.get(best, 0) >= _CLOSE else ""
 

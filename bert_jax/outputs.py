@@ -46,6 +46,8 @@ _OWN_NAMES = {
     JOB: ("job.json", *_OF_RUN),
     INDEX: ("index.json", "vectors.npy", "ids.txt", "int8.npy", "int8_ranges.npy", "binary.npy", "lock"),
 }
+# Kinds whose folders hold nothing but what commands write there; beside a model or a run people keep results.
+_CLOSED = (CORPUS, UNFINISHED_CORPUS, EXPERIMENT, INDEX)
 _LOOKED_AT = 20  # folders in a folder, for a thing of some kind
 _USES = {
     CORPUS: "--config.data.corpus reads it",
@@ -200,8 +202,8 @@ def check_file(flag: str, path: str | os.PathLike, makes_folder: bool = False) -
       makes_folder: whether the command makes the file's folder where that is missing.
 
     Raises:
-      UserError: it is a folder, belongs to a run, corpus, model or index that lies there, or its folder is missing or
-        not writable.
+      UserError: it is a folder, belongs to a run, corpus, model or index that lies there, would lie in the folder of a
+        corpus, an index or an experiment, or its folder is missing or not writable.
     """
     if files.is_stream(path):
         return
@@ -211,6 +213,12 @@ def check_file(flag: str, path: str | os.PathLike, makes_folder: bool = False) -
     if owner := _owner(target):
         holder, name = owner
         raise UserError(f"--{flag}={path}: {name} of {kind(holder)} ({holder}); expected another name, or a new file")
+    if holders := _closed_holders(target):
+        inner, outer = (folder if target.is_absolute() else os.path.relpath(folder) for folder in holders)
+        free = shlex.quote(os.path.normpath(unused_path(os.path.dirname(outer), target.name)))
+        raise UserError(
+            f"--{flag}={path}: inside {kind(inner)} ({inner}); expected a file elsewhere, such as --{flag}={free}"
+        )
     folder = target.absolute().parent
     if makes_folder:
         folder = next(parent for parent in (folder, *folder.parents) if parent.exists())
@@ -219,6 +227,16 @@ def check_file(flag: str, path: str | os.PathLike, makes_folder: bool = False) -
         raise UserError(f"--{flag}={path}: no such folder {target.parent}; expected a file in one that exists{near}")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"--{flag}={path}: cannot be written: Permission denied; expected a file in a folder of yours")
+
+
+def _closed_holders(target):
+    """Returns the innermost and the outermost folder around a file that hold what commands write and nothing else.
+
+    None where there is no such folder, or a run or a model in it is nearer.
+    """
+    folders = [folder for folder in (target.parent.resolve() / target.name).parents if kind(folder)]
+    closed = [folder for folder in folders if kind(folder) in _CLOSED]
+    return (closed[0], closed[-1]) if closed and closed[0] == folders[0] else None
 
 
 def _owner(target):

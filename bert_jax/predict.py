@@ -295,7 +295,7 @@ def main(verb: Verb) -> None:
         raise UserError(f"--output={output}: is --input itself; expected another file")
     total = sum(1 for _ in source)  # every line is read before anything is computed
     if not total:
-        raise UserError(f"--input={source.path}: empty; expected one text a line or more")
+        raise UserError(f"--input={source.path}: {source.nothing_read}")
     storage = _storage(name, kind) if verb.name == "embed" else None
     predictor = _open(verb)
     if storage:

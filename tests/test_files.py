@@ -241,6 +241,7 @@ def test_a_full_device_is_an_error():
         ("trian.csv", "train.csv"),
         ("train.tsv", "train.csv"),
         ("b.csv", ""),  # of train.csv it has the ending alone
+        ("b.cssv", ""),
         ("./trian.csv", "train.csv"),
         ("corpora/boks/absent.txt", ""),
         ("corpora/hidden", ""),

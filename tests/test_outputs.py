@@ -93,6 +93,9 @@ def test_files(tmp_path):
             outputs.check_file("output", tmp_path / name)
 
 
+CLOSED = (outputs.CORPUS, outputs.UNFINISHED_CORPUS, outputs.EXPERIMENT, outputs.INDEX)
+
+
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
@@ -117,8 +120,39 @@ def test_no_file_that_a_folder_consists_of_is_written_over(kind, name, tmp_path)
     for path in (folder / name, tmp_path / "link.json", folder / ".." / "x" / name):
         with pytest.raises(UserError, match=f"{path}: {name} of {kind} .*; expected another name"):
             outputs.check_file("output", path)
-    for own in ("predictions.csv", "new.jsonl"):
+    for own in ("predictions.csv", "new.jsonl") if kind not in CLOSED else ():
         outputs.check_file("output", folder / own)
+
+
+@pytest.mark.parametrize("kind", CLOSED)
+@pytest.mark.parametrize("name", ["x.csv", "train/x.csv", "manifest.csv"])
+def test_no_new_file_goes_into_a_folder_that_is_all_of_a_command(kind, name, tmp_path, monkeypatch):
+    folder = make(tmp_path / "x", FOLDERS[kind] | {"train/a": {}, "manifest.csv": {}})
+    (tmp_path / "link").symlink_to(folder)
+    free = name.rpartition("/")[2]
+    for path in (folder / name, tmp_path / "link" / name):
+        with pytest.raises(UserError) as error:
+            outputs.check_file("output", path)
+        assert str(error.value) == (
+            f"--output={path}: inside {kind} ({folder}); expected a file elsewhere, such as --output={tmp_path}/{free}"
+        )
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path, {free: 1})
+    with pytest.raises(UserError, match=rf"{kind} \(x\); expected a file elsewhere, such as --json={free}-2$"):
+        outputs.check_file("json", f"x/{name}", makes_folder=True)
+
+
+def test_a_file_may_lie_in_a_run_of_an_experiment_but_not_in_its_corpus(tmp_path):
+    make(tmp_path / "x", FOLDERS[outputs.EXPERIMENT])
+    make(tmp_path / "x" / "corpus", FOLDERS[outputs.CORPUS])
+    make(tmp_path / "x" / "arm" / "seed-0", FOLDERS[outputs.JOB])
+    make(tmp_path / "x" / "arm" / "seed-0" / "pretrain", FOLDERS[outputs.PRETRAINING])
+    for folder in ("arm/seed-0", "arm/seed-0/pretrain"):
+        outputs.check_file("output", tmp_path / "x" / folder / "new.csv")
+    with pytest.raises(UserError, match=rf"inside a prepared corpus .*, such as --output={tmp_path}/new.csv$"):
+        outputs.check_file("output", tmp_path / "x" / "corpus" / "new.csv")
+    with pytest.raises(UserError, match="inside an experiment "):
+        outputs.check_file("output", tmp_path / "x" / "arm" / "new.csv")
 
 
 def test_a_folder_of_no_kind_may_hold_a_file_of_any_name(tmp_path):

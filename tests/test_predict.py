@@ -61,6 +61,12 @@ def folder(tmp_path_factory):
     (folder / "empty.txt").write_text("")
     (folder / "none.txt").write_text("ab [MASK]\nab\n")
     (folder / "older.jsonl").write_text("older\n")
+    for name, content in {"header.csv": "id,text\n", "header.tsv": "text\ttext_pair\n\n", "empty.csv": ""}.items():
+        (folder / name).write_text(content)
+    (folder / "empty.jsonl").write_text("\n")
+    pyarrow.parquet.write_table(pyarrow.table({"text": pyarrow.array([], "string")}), folder / "no_row.parquet")
+    (folder / "corpus" / "tokenizer").mkdir(parents=True)
+    (folder / "corpus" / "manifest.json").write_text("{}")
     table = {"id": range(40), "text": [f'{text}, "x"' for text in ASKED], "label": ["good", "bad"] * 20}
     table["when"] = [f"2026-01-01T00:00:00.{i:09d}" for i in range(40)]
     with (folder / "table.csv").open("w", newline="") as file:
@@ -132,6 +138,17 @@ def commands(folder):
         "one text's ranges": ["embed", f"--model={folder}/plain", "--text=ab", "--precision=int8"],
         "precision of tags": files("tag", "tag", "texts.txt.gz", "older.jsonl", "--precision=int8"),
         "xlsx": files("tag", "tag", "texts.txt.gz", "out.xlsx"),
+        "json": files("embed", "plain", "texts.txt.gz", "out.json"),
+        "json of labels": files("classify", "classify", "texts.txt.gz", "out.JSON"),
+        "json.gz": files("tag", "tag", "texts.txt.gz", "out.json.gz"),
+        "input json": files("tag", "tag", "absent.json", "older.jsonl"),
+        "header": files("tag", "tag", "header.csv", "older.jsonl"),
+        "header.tsv": files("classify", "classify", "header.tsv", "older.jsonl"),
+        "no row": files("embed", "plain", "no_row.parquet", "older.jsonl"),
+        "empty table": files("embed", "plain", "empty.csv", "older.jsonl"),
+        "empty jsonl": files("embed", "plain", "empty.jsonl", "older.jsonl"),
+        "in a corpus": files("embed", "plain", "texts.txt.gz", "corpus/out.csv"),
+        "in a corpus's folder": files("tag", "tag", "texts.txt.gz", "corpus/tokenizer/out.jsonl"),
         "xz": files("tag", "tag", "texts.txt.gz", "out.jsonl.xz"),
         "line of tags": files("tag", "tag", "texts.txt.gz", "out.txt"),
         "parquet.gz": files("tag", "tag", "texts.txt.gz", "out.parquet.gz"),
@@ -161,6 +178,17 @@ MISTAKES = {
     "half typed": "--context: missing",
     "top_k": "top_k: found 0; expected 1 to",
     "xlsx": ".xlsx is not written; expected .jsonl, .csv, .tsv, .parquet, .txt, .npy",
+    "json": "out.json: .json is not written; expected .jsonl, .csv, .tsv, .parquet, .txt, .npy",
+    "json of labels": ".json is not written; expected .jsonl, .csv",
+    "json.gz": "out.json.gz: .json is not written; expected .jsonl",
+    "input json": "absent.json: unknown kind of file; expected a name in .txt, .jsonl, .csv, .tsv, .parquet, or --inpu",
+    "header": "header.csv: no row under its header; expected one or more",
+    "header.tsv": "header.tsv: no row under its header; expected one or more",
+    "no row": "no_row.parquet: no row under its header; expected one or more",
+    "empty table": "empty.csv: empty; expected a header, and a row or more under it",
+    "empty jsonl": "empty.jsonl: empty; expected one object a line or more",
+    "in a corpus": "corpus/out.csv: inside a prepared corpus (",
+    "in a corpus's folder": "expected a file elsewhere, such as --output=",
     "xz": "out.jsonl.xz: .xz is not written; expected .jsonl",
     "line of tags": "tag has no answer of one line; expected .jsonl, .csv, .tsv or .parquet",
     "parquet.gz": ".parquet is not written as .gz",

@@ -121,6 +121,15 @@ class Records:
         self._counts = _Counts()
         self._binary: frozenset[str] | None = None  # columns of Parquet whose bytes are not texts, once known
 
+    @property
+    def nothing_read(self) -> str:
+        """Returns the end of a message about an input in which a whole pass found no example."""
+        if self.kind in ("txt", "jsonl"):
+            return f"empty; expected one {'text' if self.kind == 'txt' else 'object'} a line or more"
+        if self._source.stat().st_size == 0:
+            return "empty; expected a header, and a row or more under it"
+        return "no row under its header; expected one or more"
+
     def where(self, index: int) -> str:
         """Returns the name of the example of an index (from 0) for messages: file and line number."""
         entry = bisect.bisect_right(self._shifts, (index, sys.maxsize)) - 1

@@ -24,8 +24,8 @@ from bert_jax.inference import records
 KINDS = ("jsonl", "csv", "tsv", "parquet", "txt", "npy", "npz", "faiss")
 ARRAYS = ("npy", "npz", "faiss")  # formats of vectors alone; see vector_files
 _OTHERS = (
-    ".xlsx", ".xls", ".ods", ".arrow", ".feather", ".pkl", ".pickle", ".html", ".xml", ".yaml", ".doc", ".docx",
-    ".db", ".zip", ".bz2", ".xz", ".zst",
+    ".json", ".xlsx", ".xls", ".ods", ".arrow", ".feather", ".pkl", ".pickle", ".html", ".xml", ".yaml", ".doc",
+    ".docx", ".db", ".zip", ".bz2", ".xz", ".zst",
 )  # fmt: skip
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
 

@@ -227,9 +227,13 @@ def check_output(directory: str | os.PathLike, overwrite: bool = False) -> None:
         return
     held = outputs.kind(directory)
     if held != outputs.MODEL:
+        free = outputs.unused_path(directory, "model")
+        above = (folder for folder in directory.parents if outputs.kind(folder) not in ("", outputs.QUICKSTART))
+        holder = directory if held else next(above, None)
+        if holder:  # beside it: what it holds is a command's own
+            free = outputs.unused_path(holder.parent, f"{holder.name}-model")
         raise UserError(
-            f"{directory}: holds {held or 'other files'}; expected a new or an empty directory, such as "
-            f"{outputs.unused_path(directory, 'model')}"
+            f"{directory}: holds {held or 'other files'}; expected a new or an empty directory, such as {free}"
         )
     if not overwrite:
         raise UserError(f"{directory}: is there already; expected a new or an empty directory, or --overwrite")

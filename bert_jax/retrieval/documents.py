@@ -44,6 +44,11 @@ class Documents:
         """Returns lines for the user about what the last whole pass skipped or found empty."""
         return self._records.notes
 
+    @property
+    def nothing_read(self) -> str:
+        """Returns the end of a message about a file in which a whole pass found no document."""
+        return self._records.nothing_read
+
     def where(self, number: int) -> str:
         """Returns the place of the document of a number, from 0, for messages: file and line."""
         return self._records.where(number)
@@ -107,7 +112,7 @@ def scan(documents: Iterable[tuple[str, str]], name: str) -> Contents:
         ids[key] = number
         digest.update(json.dumps([key, text]).encode())
     if not ids:
-        raise UserError(f"{name}: empty; expected one text a line or more")
+        raise UserError(f"{name}: {getattr(documents, 'nothing_read', 'empty; expected one text or more')}")
     return Contents(tuple(ids), digest.hexdigest())
 
 

@@ -443,6 +443,20 @@ def test_overwrite_replaces_a_model_and_nothing_else(make, tmp_path):
     assert (out / "notes.txt").read_text() == "mine" and (out / "model.safetensors").exists()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("{}")
-    with pytest.raises(UserError, match="holds a run of pre-training; expected a new or an empty directory"):
-        huggingface.write(actual, tmp_path / "run", overwrite=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*before, "run"])
+    (tmp_path / "run" / "checkpoints").mkdir()
+    (tmp_path / "run" / "checkpoints" / "10").write_text("")
+    (tmp_path / "corpus" / "parts").mkdir(parents=True)
+    (tmp_path / "corpus" / "parts" / "settings.json").write_text("{}")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("mine")
+    for name, held, free in (
+        ("run", "a run of pre-training", "run-model"),
+        ("run/checkpoints", "other files", "run-model"),
+        ("corpus", "an unfinished corpus", "corpus-model"),
+        ("notes", "other files", "notes/model"),
+    ):
+        expected = f"{tmp_path / name}: holds {held}; expected a new or an empty directory, such as {tmp_path / free}"
+        with pytest.raises(UserError) as error:
+            huggingface.write(actual, tmp_path / name, overwrite=True)
+        assert str(error.value) == expected
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*before, "run", "corpus", "notes"])

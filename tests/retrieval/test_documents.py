@@ -63,6 +63,8 @@ def test_the_digest_is_that_of_ids_and_texts(tmp_path):
 def test_mistakes(tmp_path):
     for name, content, message in (
         ("none.txt", "\n\n", "--corpus: empty; expected one text a line or more"),
+        ("none.csv", "id,text\n", "--corpus: no row under its header; expected one or more"),
+        ("none.jsonl", "", "--corpus: empty; expected one object a line or more"),
         ("twice.jsonl", '{"id": 1, "text": "a"}\n{"id": 2, "text": "b"}\n{"id": "1", "text": "c"}\n',
          "--corpus: id '1' of record 1 and of record 3; expected each once"),
         ("tab.jsonl", '{"id": "a\\tb", "text": "a"}\n', "tab.jsonl:1: id 'a\\\\tb': holds a tab or a line end"),
