@@ -61,5 +61,5 @@ def __getattr__(name):
 
 def __dir__():
     """Lists the public API, and the modules that are loaded, without loading more."""
-    loaded = (name for name, value in globals().items() if not name.startswith("_") and name != "importlib")
+    loaded = (name for name in globals() if not name.startswith("_") and f"{__name__}.{name}" in sys.modules)
     return sorted({*__all__, *loaded, *(name for name in globals() if name.startswith("__"))})

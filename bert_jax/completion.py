@@ -31,18 +31,22 @@ _bert_jax() {{
   local line=${{COMP_LINE:0:COMP_POINT}} IFS=$' \\t\\n'
   local -a typed=($line)
   [[ $line == *[[:space:]] ]] && typed+=("")
-  local cur=${{typed[${{#typed[@]}}-1]}} command=${{typed[1]}} list value
+  local cur=${{typed[${{#typed[@]}}-1]}} prev=${{typed[${{#typed[@]}}-2]}} command=${{typed[1]}} flag= list= value
+  if [[ $cur == --*=* ]]; then
+    flag=${{cur%%=*}} value=${{cur#*=}} list=${{_bert_jax_words[$command ${{cur%%=*}}]}}
+  elif (( ${{#typed[@]}} > 3 )) && [[ $cur != -* && $prev == --* && $prev != *=* && $prev != --help_keys ]]; then
+    list=${{_bert_jax_words[$command $prev]}} value=$cur
+    if [[ $list && $list != "True False" ]]; then flag=$prev; fi
+  fi
   COMPREPLY=()
   if (( ${{#typed[@]}} == 2 )); then
     COMPREPLY=($(compgen -W "${{_bert_jax_words[commands]}}" -- "$cur"))
-  elif [[ $cur == --*=* ]]; then
-    value=${{cur#*=}}
-    list=${{_bert_jax_words[$command ${{cur%%=*}}]}}
+  elif [[ $flag ]]; then
     if [[ $list ]]; then COMPREPLY=($(compgen -W "$list" -- "$value")); fi
-    if [[ ! $list || ! $COMPREPLY && " ${{_bert_jax_words[files]}} " == *" ${{cur%%=*}} "* ]]; then
+    if [[ ! $list || ! $COMPREPLY && " ${{_bert_jax_words[files]}} " == *" $flag "* ]]; then
       compopt -o filenames 2>/dev/null; IFS=$'\\n' COMPREPLY=($(compgen -f -- "$value"))
     fi
-    [[ $COMP_WORDBREAKS == *=* ]] || COMPREPLY=("${{COMPREPLY[@]/#/${{cur%%=*}}=}}")
+    [[ $COMP_WORDBREAKS == *=* || $cur != --*=* ]] || COMPREPLY=("${{COMPREPLY[@]/#/$flag=}}")
   elif [[ $cur == --config.* ]]; then
     compopt -o nospace 2>/dev/null
     COMPREPLY=($(compgen -W "${{_bert_jax_words[$command --config.]}}" -- "$cur"))
@@ -65,7 +69,11 @@ typeset -gA _bert_jax_words=(
 {words}
 )
 _bert_jax() {{
-  local cur=${{words[CURRENT]}} command=${{words[2]}} list
+  local cur=${{words[CURRENT]}} prev=${{words[CURRENT-1]}} command=${{words[2]}} list value
+  if (( CURRENT > 3 )) && [[ $cur != -* && $prev == --* && $prev != *=* && $prev != --help_keys ]]; then
+    value=${{_bert_jax_words[$command $prev]}}
+    [[ $value == "True False" ]] && value=
+  fi
   if (( CURRENT == 2 )); then
     compadd -- ${{=_bert_jax_words[commands]}}
   elif [[ $cur == --*=* ]]; then
@@ -73,6 +81,9 @@ _bert_jax() {{
     compset -P '*='
     [[ -n $list ]] && compadd -- ${{=list}} && return
     [[ -z $list || " ${{_bert_jax_words[files]}} " == *" ${{cur%%=*}} "* ]] && _files
+  elif [[ -n $value ]]; then
+    compadd -- ${{=value}} && return
+    [[ " ${{_bert_jax_words[files]}} " == *" $prev "* ]] && _files
   elif [[ $cur == --config.* ]]; then
     compadd -S '' -- ${{=_bert_jax_words[$command --config.]}}
   elif [[ $cur == -* ]]; then

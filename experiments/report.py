@@ -8,6 +8,7 @@ missing. report.html holds the whole report in one file. The same folders give t
 
 import importlib.util
 import pathlib
+import sys
 
 from absl import flags
 
@@ -28,7 +29,10 @@ def main(argv):
     workdir = pathlib.Path(_WORKDIR.value)
     output = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else workdir / "report"
     outputs.check_folder("output", output, (outputs.EXPERIMENT,))
-    print(f"{output}: {', '.join(write_files(workdir, output))}")
+    names, damaged = write_files(workdir, output)
+    print(f"{output}: {', '.join(names)}")
+    for line in damaged:
+        print(f"warning: {line}", file=sys.stderr)
 
 
 def write(workdir: pathlib.Path, output: pathlib.Path) -> pathlib.Path:
@@ -37,8 +41,11 @@ def write(workdir: pathlib.Path, output: pathlib.Path) -> pathlib.Path:
     return output / "report.md"
 
 
-def write_files(workdir: pathlib.Path, output: pathlib.Path) -> list[str]:
-    """Writes the report of the experiment in `workdir` into `output`, and returns the names of the files written.
+def write_files(workdir: pathlib.Path, output: pathlib.Path) -> tuple[list[str], list[str]]:
+    """Writes the report of the experiment in `workdir` into `output`.
+
+    Returns:
+      (names of the files written, a line for each job that has no row because a file of it is damaged)
 
     Raises:
       UserError: there is no experiment in the folder, a file in it is damaged, or the report cannot be written.
@@ -55,7 +62,8 @@ def write_files(workdir: pathlib.Path, output: pathlib.Path) -> list[str]:
         _write_all(output, contents | pages)
     except OSError as error:
         raise UserError(f"--output={output}: cannot be written: {error.strerror or error}") from error
-    return [*pages, *contents]
+    damaged = [f"{job.name}: {job.problem}" for job in experiment.jobs.values() if job.problem]
+    return [*pages, *contents], damaged
 
 
 def _write_all(folder, contents):

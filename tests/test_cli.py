@@ -72,6 +72,11 @@ def test_the_public_names_are_listed():
     listed = dir(bert_jax)
     for name in ("Embedder", "FillMask", "Inspector", "load", "data", "UserError", "__version__"):
         assert name in listed and getattr(bert_jax, name) is not None
+    code = "import bert_jax; print(*dir(bert_jax)); bert_jax.load; print(*dir(bert_jax))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for line in done.stdout.splitlines():
+        others = {name for name in line.split() if not name.startswith("__")} - set(bert_jax.__all__)
+        assert all((PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file() for name in others), others
 
 
 PRINTING = """

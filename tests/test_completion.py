@@ -34,6 +34,18 @@ CASES = {  # what is typed: what a shell offers
     "bert-jax plan --topology=v6e:1x": ["v6e:1x1"],
     "bert-jax prepare --documents=b": ["blank_line"],
     "bert-jax evaluate --mask_unit=sp": ["span"],
+    "bert-jax pretrain --config quick": ["quickstart"],  # a value in a word of its own
+    "bert-jax pretrain --workdir w --config modernbert_l": ["modernbert_large"],
+    "bert-jax finetune --config finetune/ss": ["finetune/sst2"],
+    "bert-jax finetune --config my_": ["my_own.py"],
+    "bert-jax launch --experiment maski": ["masking"],
+    "bert-jax launch --workdir exp": ["experiments"],
+    "bert-jax predict embed --dtype b": ["bfloat16"],
+    "bert-jax pretrain --config.data.mask_unit sp": ["span"],
+    "bert-jax pretrain --config.train.report Tr": [],  # a switch takes no value
+    "bert-jax pretrain --config --workd": ["--workdir="],
+    "bert-jax recipes bert_b": ["bert_base"],
+    "bert-jax completion zs": ["zsh"],
 }
 
 

@@ -11,6 +11,7 @@ from bert_jax.interop.pretrained import Pretrained
 
 NAME = "README.md"
 _TAGS = {"sparse": "sparse-encoder", "late_interaction": "multi-vector-encoder"}  # by a key of the settings
+_LOADING = "\n## How to load it\n\n"
 _PIPELINES = {
     "sequence_classification": "text-classification",
     "token_classification": "token-classification",
@@ -97,7 +98,9 @@ def render(model: Pretrained, title: str, provenance: Provenance, name: str = ""
             "dataset": {"name": provenance.evaluated_on or "held-out text", "type": "text"},
             "metrics": [{"type": name, "value": round(value, 6)} for name, value in sorted(metrics.items())],
         }]}]  # fmt: skip
-    return f"---\n{_yaml(front)}---\n\n{_body(model, title, provenance, metrics)}{_usage(model, name or title)}"
+    return (
+        f"---\n{_yaml(front)}---\n\n{_body(model, title, provenance, metrics)}{_usage(model, name or title, not name)}"
+    )
 
 
 def pipeline_tag(model: Pretrained) -> str:
@@ -139,8 +142,11 @@ def _body(model, title, provenance, metrics):
     return "\n".join(lines) + "\n"
 
 
-def _usage(model, name):
-    """Returns the card's part on loading the model, in transformers or sentence-transformers and in bert_jax."""
+def _usage(model, name, is_folder=False):
+    """Returns the card's part on loading the model, in transformers or sentence-transformers and in bert_jax.
+
+    `is_folder` says that the name is a folder's, which is found from the folder around it alone.
+    """
     task, other_code, own_code = pipeline_tag(model), "", ""
     name, text = json.dumps(name), json.dumps("A text.")
     if "late_interaction" in model.settings:
@@ -180,12 +186,15 @@ def _usage(model, name):
             text = json.dumps(f"A {model.tokenizer.token(model.tokenizer.mask_id)} text.", ensure_ascii=False)
         other_code = _pipeline(task, name, text)
         own_code = f"answer = bert_jax.{classes.get(task, 'FillMask')}.from_pretrained({name})({text})"
-    return f"\n## How to load it\n\n```python\n{other_code}\n```\n\n```python\nimport bert_jax\n\n{own_code}\n```\n"
+    note = f"{name} stands for the path of this folder, as it is where the code runs.\n\n" if is_folder else ""
+    return f"{_LOADING}{note}```python\n{other_code}\n```\n\n```python\nimport bert_jax\n\n{own_code}\n```\n"
 
 
 def renamed(card: str, model: Pretrained, name: str) -> str:
     """Returns a card whose part on loading the model, if `render` wrote it, names the model by another name."""
+    head = re.escape(_LOADING)
     pattern = re.escape(_usage(model, "NAME")).replace('"NAME"', '"[^"\\n]*"')
+    pattern = pattern.replace(head, rf'{head}(?:"[^"\n]*" stands for the path [^\n]*\n\n)?', 1)
     return re.sub(pattern, lambda _: _usage(model, name), card)
 
 

@@ -329,6 +329,23 @@ def test_a_damaged_file_of_a_job_costs_its_row(tmp_path, file, content, said, ag
     assert said in plain and again in plain and "start the launch command again" in plain
     assert "Not complete: 1 of 6 jobs is missing" in text and "Not complete" not in whole
     assert row(text, "`static/seed-1`") and row(text, "`dynamic/seed-0`")
+    names, damaged = report.write_files(tmp_path, tmp_path / "report")
+    assert "report.md" in names and len(damaged) == 1 and damaged[0].startswith("static/seed-0: ")
+    assert said in damaged[0] and again in damaged[0] and "\n" not in damaged[0]
+
+
+def test_the_command_prints_a_line_for_each_damaged_job(tmp_path):
+    made_folders.write(tmp_path, BETTER)
+    for damaged in ([], ["static/seed-0"], ["static/seed-0", "dynamic/seed-2"]):
+        for name in damaged:
+            damage(tmp_path / name / "result.json", "{")
+        done = subprocess.run(
+            [sys.executable, "-m", "experiments.report", f"--workdir={tmp_path}"], capture_output=True, text=True
+        )
+        assert done.returncode == 0 and "report.md" in done.stdout, done.stderr
+        lines = done.stderr.splitlines()
+        assert sorted(line.partition(": ")[2].partition(": ")[0] for line in lines) == sorted(damaged)
+        assert all(line.startswith("warning: ") and "cannot be read" in line for line in lines)
 
 
 def test_a_line_that_a_kill_has_torn_is_none(tmp_path):

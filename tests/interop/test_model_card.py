@@ -105,6 +105,12 @@ def test_how_a_card_says_to_load_the_model(make, tmp_path, monkeypatch, switches
     elsewhere, ours = re.findall(r"```python\n(.*?)```", card.split("## How to load it")[1], re.DOTALL)
     assert there in elsewhere and f'bert_jax.{here}.from_pretrained("me/it")' in ours
     compile(elsewhere, "card", "exec")
+    changed = dataclasses.replace(model, settings=settings)
+    local = model_card.render(changed, "it", PROVENANCE)
+    note = '"it" stands for the path of this folder, as it is where the code runs.'
+    assert f"\n\n{note}\n\n```python\n" in local and "stands for" not in card
+    assert local.replace(f"{note}\n\n", "").replace('"it")', '"me/it")') == card
+    assert model_card.renamed(local, changed, "me/it") == card == model_card.renamed(card, changed, "me/it")
     made.path.rename(tmp_path / "me")
     monkeypatch.chdir(tmp_path)
     exec(ours.replace("me/it", "me"), {})
