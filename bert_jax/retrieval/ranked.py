@@ -66,6 +66,9 @@ def read_queries(path: str | os.PathLike, ids: Sequence[str], qrels: str, column
     judged = qrels or folder_file
     if not judged:
         return Queries(tuple(texts), tuple(texts.values()))
+    if qrels and not os.path.exists(qrels):
+        near = files.closest_path(qrels, is_folder=False)
+        raise UserError(f"--qrels={qrels}: no such file; expected a .tsv of query-id, corpus-id, score{near}")
     numbers = {key: number for number, key in enumerate(ids)}
     relevance = beir.read_qrels(judged, texts, numbers, ("--queries", "--corpus"))
     if not is_beir(path):

@@ -190,6 +190,7 @@ def test_the_command(embedder, tokenizer, tmp_path):
         "prompt": [model, f"--corpus={folder}", "--document_prompt=ab "],
         "empty": [model, f"--corpus={tmp_path}/none.txt", *asked],
         "qrels": [model, corpus, f"--queries={folder}/queries.jsonl", f"--qrels={tmp_path}/bad.tsv"],
+        "absent qrels": [model, corpus, f"--queries={folder}/queries.jsonl", f"--qrels={tmp_path}/bda.tsv"],
         "column": [model, corpus, f"--queries={tmp_path}/asked.jsonl"],
         "input": [model, corpus, *asked, "--input=x.txt"],
         "flag of another": [model, corpus, *asked, "--merge=max"],
@@ -235,6 +236,10 @@ def test_the_command(embedder, tokenizer, tmp_path):
         ("prompt", "its documents have the prompt ''; found 'ab '"),
         ("empty", "none.txt: empty; expected one text a line or more"),
         ("qrels", "bad.tsv line 1: document 'd99' is not in --corpus"),
+        (
+            "absent qrels",
+            f"/bda.tsv: no such file; expected a .tsv of query-id, corpus-id, score; did you mean {tmp_path}/",
+        ),
         ("column", "asked.jsonl:1: no `text` string"),
         ("input", "error: --input: not a flag of search; expected --corpus and --queries"),
         ("flag of another", "error: --merge: not a flag of search; expected with classify"),

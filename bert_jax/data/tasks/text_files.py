@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 
 from bert_jax.config.schema import closest
 from bert_jax.errors import UserError, shortened
+from bert_jax.files import closest_path
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 _OTHERS = (",", ";", "\t", "|")
@@ -87,7 +88,8 @@ def reporting(name: str) -> Iterator[None]:
     except (EOFError, zlib.error) as error:
         raise UserError(f"{name}: truncated or damaged .gz ({error}); expected a whole file") from error
     except OSError as error:
-        raise UserError(f"{name}: {error.strerror or error}; expected a readable file") from error
+        near = closest_path(error.filename or "", is_folder=False) if isinstance(error, FileNotFoundError) else ""
+        raise UserError(f"{name}: {error.strerror or error}; expected a readable file{near}") from error
 
 
 def layout(

@@ -84,5 +84,7 @@ def test_qrels_of_trec_and_blank_lines_are_read(tmp_path):
         assert beir.read_qrels(tmp_path / name, {"q1"}, {"d1": 0, "d2": 1}) == {"q1": {0: 2.0, 1: 0.0}}
     with pytest.raises(UserError, match=r"absent.tsv: No such file or directory; expected a readable file"):
         beir.read_qrels(tmp_path / "absent.tsv", {"q1"}, {})
+    with pytest.raises(UserError, match=r"bier.tsv: .*; expected a readable file; did you mean .*/beir.tsv\?$"):
+        beir.read_qrels(tmp_path / "bier.tsv", {"q1"}, {})
     with pytest.raises(UserError, match="beir.tsv line 2: query 'q1' is not in --queries"):
         beir.read_qrels(tmp_path / "beir.tsv", {"q2"}, {}, ("--queries", "--corpus"))
