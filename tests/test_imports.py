@@ -15,7 +15,7 @@ ORDER = (
     "model", "sharding", "interop", "objectives",
     "runs", "diagnosis", "inference", "training", "finetuning", "retrieval", "planning",
 )  # fmt: skip
-HELPERS_OF_COMMANDS = {"arguments", "command", "cli", "listing"}
+HELPERS_OF_COMMANDS = {"arguments", "command", "command_help", "cli", "listing"}
 
 
 def module_name(path):
