@@ -343,6 +343,8 @@ def _encoder(directory, modules, path):
         return inside[0]
     apart = [str(folder) for folder in inside if folder != directory]
     hint = f"; {' or '.join(apart)} can be opened alone" if apart else ""
+    if directory in inside:
+        hint = f"; without modules.json, {directory} opens as a plain encoder"
     raise UserError(
         f"{path}: begins with {routers.class_name(modules[0])}, which is no transformer; expected Transformer{hint}"
     )
