@@ -89,6 +89,7 @@ NAMES: dict[str, tuple[str, str]] = {
     "data.tasks.records.names_beside": ("data.tasks.records", "output_names"),
     "data.loader.Source": ("data.stream", "Source"),
     "data.loader.instance_recipe": ("data.stream", "instance_recipe"),
+    "data.instances.open_array": ("data.array_files", "open_array"),
     "data.loader.mixture_shares": ("data.mixture", "mixture_shares"),
     "data.loader.open_corpora": ("data.mixture", "open_corpora"),
     "data.loader.prediction_slots": ("data.stream", "prediction_slots"),

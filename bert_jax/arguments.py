@@ -6,14 +6,13 @@ A flag and its value in the next word become one word, so that everything after 
 import errno
 import os
 import re
-import shlex
 from collections.abc import Sequence
 
 from absl import flags
 
 from bert_jax import listing
 from bert_jax.config.schema import closest
-from bert_jax.errors import UserError, shortened
+from bert_jax.errors import UserError, quoted, shortened
 
 _SWITCH_VALUES = dict.fromkeys(("true", "t", "yes", "y", "1", "on"), "True") | dict.fromkeys(
     ("false", "f", "no", "n", "0", "off"), "False"
@@ -218,19 +217,19 @@ def _meant(words, before, free, texts, kind):
     if name and not equals and words[0].lower() in _SWITCH_VALUES and _is_switch(name, kind):
         return f"{before}={_SWITCH_VALUES[words[0].lower()]}"
     if name in texts and equals:  # a text without quotes
-        return f"--{name}={shlex.quote(' '.join([value, *words]))}"
+        return f"--{name}={quoted(' '.join([value, *words]))}"
     if equals and all(os.path.isfile(path) for path in (value, *words)):  # a pattern without quotes
         ending = os.path.splitext(words[0])[1]
-        return f"--{name}={shlex.quote(os.path.join(os.path.dirname(value), f'*{ending}'))}"
+        return f"--{name}={quoted(os.path.join(os.path.dirname(value), f'*{ending}'))}"
     free, meant = list(free), []
     for word in words:
         key, equals, _ = word.partition("=")
         if equals and (_is_known(key, kind) or _is_known(f"config.{key}", kind)):
             meant.append(f"--{word}" if _is_known(key, kind) else f"--config.{word}")
         elif " " in word and texts:
-            meant.append(f"--{texts[0]}={shlex.quote(word)}")
+            meant.append(f"--{texts[0]}={quoted(word)}")
         elif free:
-            meant.append(f"--{free.pop(0)}={shlex.quote(word)}")
+            meant.append(f"--{free.pop(0)}={quoted(word)}")
         else:
             return ""
     return " ".join(meant) if len(" ".join(meant)) < 120 else ""

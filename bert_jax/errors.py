@@ -1,6 +1,9 @@
 """Defines the one error class for mistakes a user can make, and how its messages quote a text and name a command."""
 
 import itertools
+import os
+import re
+import shlex
 import sys
 
 
@@ -39,3 +42,11 @@ def command_line(name: str) -> str:
         return f"python -m bert_jax.{name}"
     program = "python -m bert_jax" if module in ("bert_jax", "bert_jax.cli") else "bert-jax"
     return f"{program} {name.replace('_', '-')}"
+
+
+def quoted(word: str) -> str:
+    """Returns a word as a shell reads it; bytes of a file's name that are not UTF-8 are written as $'\\xe9'."""
+    if not re.search("[\ud800-\udfff]", word):
+        return shlex.quote(word)
+    letters = (chr(byte) if 32 <= byte < 127 and byte not in b"\\'" else f"\\x{byte:02x}" for byte in os.fsencode(word))
+    return f"$'{''.join(letters)}'"

@@ -413,6 +413,20 @@ def _partial(path, is_folder):
     """Yields a new, locked file or folder beside `path`, and removes it if it is still there at the end."""
     for leftover in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
         _remove_if_abandoned(leftover)
+    with contextlib.ExitStack() as stack:
+        with interruption.uninterrupted():  # a signal finds it made, and knows of it, or not made
+            partial, descriptor = _made(path, is_folder)
+            stack.callback(os.close, descriptor)
+            stack.enter_context(interruption.before_end(lambda: _discard(partial, path)))
+        try:
+            yield partial
+        finally:
+            with contextlib.suppress(OSError):
+                _remove(partial)
+
+
+def _made(path, is_folder):
+    """Returns (a new, empty file or folder beside `path`, a descriptor that holds a lock on it)."""
     while True:
         partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
         if is_folder:
@@ -425,13 +439,7 @@ def _partial(path, is_folder):
         if partial.exists():
             break
         os.close(descriptor)  # another writer took it for abandoned before it was locked
-    try:
-        with interruption.before_end(lambda: _discard(partial, path)):
-            yield partial
-    finally:
-        with contextlib.suppress(OSError):
-            _remove(partial)
-        os.close(descriptor)
+    return partial, descriptor
 
 
 def _discard(partial, path):

@@ -34,6 +34,7 @@ _listening = False
 _ending = False  # no threading.Event: a handler of a signal may interrupt its methods
 _start = threading.Lock()  # only the first signal starts to end the process
 _protected = threading.RLock()
+_protector: threading.Thread | None = None  # holds _protected
 _catchers: list["Caught"] = []
 _messages: list[str] = []
 _before_end: dict[object, Callable[[], object]] = {}
@@ -132,8 +133,15 @@ def always_before_end(action: Callable[[], object]) -> None:
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
     """Makes a signal wait until a short section is over, such as two renames that belong together."""
+    global _protector
     with _protected:
-        yield
+        outer, _protector = _protector, threading.current_thread()
+        try:
+            yield
+        finally:
+            _protector = outer
+    if outer is None:
+        wait_if_ending()
 
 
 @contextlib.contextmanager
@@ -232,7 +240,9 @@ def _watch(numbers):
 
 
 def _on_main_thread(number, frame):
-    """Keeps the main thread from going on where a signal ends the process."""
+    """Keeps the main thread from going on where a signal ends the process, once it is in no `uninterrupted` section."""
+    if _protector is threading.main_thread():
+        return
     latest = time.monotonic() + _WRITE_SECONDS
     while not _catchers and not _ending:
         if number in _ignored and time.monotonic() - _ignored[number] < _WRITE_SECONDS:

@@ -15,7 +15,6 @@ A killed call goes on where it was; what it has finished lies in OUTPUT.mining u
 
 import contextlib
 import os
-import shlex
 import sys
 
 from absl import flags
@@ -23,7 +22,7 @@ from absl import flags
 from bert_jax import command, files, interruption, outputs, progress
 from bert_jax import config as config_lib
 from bert_jax.config.keys import FINETUNING
-from bert_jax.errors import UserError, command_line
+from bert_jax.errors import UserError, command_line, quoted
 from bert_jax.retrieval import rules
 from bert_jax.retrieval.rules import Rule
 
@@ -163,10 +162,8 @@ def _next_command(negatives, num_records):
     }  # fmt: skip
     if config_lib.load_recipe(recipe).data.batch_size > num_records // 2:  # a part of the records is held out
         keys["data.batch_size"] = str(max(2, num_records // 2))
-    flags_of = [
-        f"--config.{key}={shlex.quote(value)}" for key, value in keys.items() if value != FINETUNING[key].default
-    ]
-    workdir = f"--workdir={shlex.quote(outputs.free_folder(f'runs/{name}'))}"
+    flags_of = [f"--config.{key}={quoted(value)}" for key, value in keys.items() if value != FINETUNING[key].default]
+    workdir = f"--workdir={quoted(outputs.free_folder(f'runs/{name}'))}"
     return " ".join([command_line("finetune"), f"--config={recipe}", workdir, *flags_of])
 
 

@@ -5,11 +5,10 @@ import itertools
 import json
 import os
 import pathlib
-import shlex
 from collections.abc import Collection
 
 from bert_jax import files, storage
-from bert_jax.errors import UserError, shortened
+from bert_jax.errors import UserError, quoted, shortened
 
 CORPUS, UNFINISHED_CORPUS = "a prepared corpus", "an unfinished corpus"
 PRETRAINING, FINETUNING = "a run of pre-training", "a run of fine-tuning"
@@ -162,7 +161,7 @@ def check_unused(
     more = f" and {len(foreign) - 1:,} more" if len(foreign) > 1 else ""
     raise UserError(
         f"--{flag}={folder}: holds other files, {shortened(shown, 80)}{more}; expected a new or empty folder, such as "
-        f"--{flag}={shlex.quote(str(unused_path(path, new)))}"
+        f"--{flag}={quoted(str(unused_path(path, new)))}"
     )
 
 
@@ -215,7 +214,7 @@ def check_file(flag: str, path: str | os.PathLike, makes_folder: bool = False) -
         raise UserError(f"--{flag}={path}: {name} of {kind(holder)} ({holder}); expected another name, or a new file")
     if holders := _closed_holders(target):
         inner, outer = (folder if target.is_absolute() else os.path.relpath(folder) for folder in holders)
-        free = shlex.quote(os.path.normpath(unused_path(os.path.dirname(outer), target.name)))
+        free = quoted(os.path.normpath(unused_path(os.path.dirname(outer), target.name)))
         raise UserError(
             f"--{flag}={path}: inside {kind(inner)} ({inner}); expected a file elsewhere, such as --{flag}={free}"
         )

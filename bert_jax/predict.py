@@ -67,7 +67,8 @@ _INPUT = flags.DEFINE_string(
 )
 _FORMAT = flags.DEFINE_enum(
     "input_format", None, INPUT_KINDS,
-    "kind of the input; default: as its name says, or of standard input jsonl if its first line is an object, else txt",
+    "kind of the input; default: as its name says, or of standard input as it begins: jsonl with an object, csv or tsv "
+    "with the columns that are read (of one column where --text_column or its like names it), else txt",
 )  # fmt: skip
 _FIELDS = flags.DEFINE_list(
     "fields", [], "FIELD=NAME: keys or columns of the input that have other names, such as text=review,text_pair=title"
@@ -300,9 +301,9 @@ def main(verb: Verb) -> None:
     predictor = _open(verb)
     if storage:
         storage.check(predictor)
-    predictor.check(source, source.where, allow_empty=True, **_options(verb.call_flags))
     for note in source.notes:
         print(f"note: {note}", file=sys.stderr)
+    predictor.check(source, source.where, allow_empty=True, **_options(verb.call_flags))
     _run(verb, predictor, source, name, kind, total, storage)
 
 

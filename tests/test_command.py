@@ -13,7 +13,7 @@ import pytest
 
 from bert_jax import cli, command, listing
 from bert_jax.config import finetuning, load_recipe
-from bert_jax.errors import command_line
+from bert_jax.errors import command_line, quoted
 from tests.runs.test_continuation import begin
 
 
@@ -388,3 +388,11 @@ def test_a_path_that_the_system_refuses_is_one_line(line, tmp_path):
     assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
     assert result.stderr.startswith("error: ") and "File name too long; expected a path" in result.stderr
     assert len(result.stderr) < 300
+
+
+@pytest.mark.parametrize("name", [b"plain", b"two words", b"caf\xe9/out", b"it's \\ \xff$HOME", "é".encode()])
+def test_paths_in_commands_are_read_back_by_a_shell(name):
+    word = quoted(os.fsdecode(name))
+    assert word.isprintable()
+    done = subprocess.run(["bash", "-c", f"printf %s {word}"], capture_output=True, check=True)
+    assert done.stdout == name

@@ -62,6 +62,25 @@ with files.atomic_open("half.jsonl") as half, files.atomic_folder("folder.1") as
     assert [path.name for path in tmp_path.iterdir()] == ["whole"]
 
 
+@pytest.mark.parametrize("writes", ["atomic_open", "atomic_folder", "scratch_folder"])
+def test_a_signal_as_an_unfinished_file_is_made_leaves_none(writes, tmp_path):
+    """It comes when the file is there, and before anything is noted of it."""
+    program = f"""
+import time
+acquire = files._acquire
+def interrupted(*arguments, **options):
+    os.kill(os.getpid(), signal.SIGHUP)
+    time.sleep(0.5)
+    acquire(*arguments, **options)
+files._acquire = interrupted
+print("ready", flush=True)
+with files.{writes}("one"):
+    print("went on", flush=True)
+"""
+    assert end(start(program, tmp_path))[:2] == (CODES[signal.SIGHUP], "")
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_first_signal_is_caught_and_a_second_one_ends_at_once(tmp_path):
     program = """
 heard = threading.Event()
@@ -160,7 +179,7 @@ with interruption.uninterrupted():
     ctypes.CDLL(None).usleep(300_000)
     open("second", "w").close()
 busy()
-""".replace("import time\n", "import time\nsignal.signal(signal.SIGINT, lambda number, frame: None)\n")
+"""
     code, _, _ = end(start(program, tmp_path), signal.SIGINT)
     assert code == 130 and (tmp_path / "second").exists()
 

@@ -209,16 +209,16 @@ def batch_warning(config: ml_collections.ConfigDict, num_rows: int) -> str:
 def rate_warning(config: ml_collections.ConfigDict, hidden_size: int = BASE_WIDTH) -> str:
     """Returns a line about a learning rate that a model of this width is unlikely to learn well at; "" for others."""
     rate, (low, high) = config.optimizer.learning_rate, rate_range(config, hidden_size)
-    if not low <= rate <= high:
-        return (
-            f"warning: config.optimizer.learning_rate: {rate:g} is outside the published range {low:.3g} to {high:.3g} "
-            "(config.optimizer.learning_rate_range)"
-        )
     if rate_is_low(config, hidden_size):
         lowest, highest = suitable_rates(config, hidden_size)
         return (
-            f"warning: config.optimizer.learning_rate: {rate:g} is low for {_kind(config, hidden_size)}, which may "
-            f"then learn less than from scratch; search {lowest:.1g} to {highest:.1g}"
+            f"warning: config.optimizer.learning_rate: {rate:g} is low for {tuned_part(config, hidden_size)}, which "
+            f"may then learn less than from scratch; search {lowest:.2g} to {highest:.2g}"
+        )
+    if not low <= rate <= high:
+        return (
+            f"warning: config.optimizer.learning_rate: {rate:g} is outside {range_in_words(config, hidden_size)} "
+            "(config.optimizer.learning_rate_range)"
         )
     return ""
 
@@ -230,9 +230,24 @@ def rate_is_low(config: ml_collections.ConfigDict, hidden_size: int) -> bool:
 
 
 def rate_range(config: ml_collections.ConfigDict, hidden_size: int) -> tuple[float, float]:
-    """Returns config.optimizer.learning_rate_range, its upper end raised for small models and for adapters."""
+    """Returns the ends of the range outside which a rate is warned about.
+
+    It is config.optimizer.learning_rate_range, its upper end raised for small models. That is the range of whole
+    models: adapters have their `suitable_rates`, and a higher upper end where the config's is higher.
+    """
     low, high = config.optimizer.learning_rate_range
-    return low, high * suitable_rates(config, hidden_size)[1] / rates_for_width(BASE_WIDTH)[1]
+    lowest, highest = suitable_rates(config, hidden_size)
+    if config.tuning.lora_rank:
+        return lowest, max(high, highest)
+    return low, high * highest / rates_for_width(BASE_WIDTH)[1]
+
+
+def range_in_words(config: ml_collections.ConfigDict, hidden_size: int) -> str:
+    """Returns `rate_range` in words, with what it is the range of."""
+    low, high = rate_range(config, hidden_size)
+    if config.tuning.lora_rank:
+        return f"the range {low:.3g} to {high:.3g} for {tuned_part(config, hidden_size)}"
+    return f"the published range {low:.3g} to {high:.3g}"
 
 
 def suitable_rates(config: ml_collections.ConfigDict, hidden_size: int) -> tuple[float, float]:
@@ -270,7 +285,8 @@ def frozen_layers(freeze: str) -> int | None:
     return int(freeze.removeprefix("layers:"))
 
 
-def _kind(config, hidden_size):
+def tuned_part(config: ml_collections.ConfigDict, hidden_size: int) -> str:
+    """Returns in words what a rate is chosen for: a model of this width, or adapters of one."""
     return ("LoRA adapters of " if config.tuning.lora_rank else "") + f"a model of width {hidden_size}"
 
 

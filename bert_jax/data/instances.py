@@ -21,7 +21,7 @@ import numpy as np
 
 from bert_jax import _moved, files, interruption
 from bert_jax.config.keys import PAIR_FORMATS, PRETRAINING
-from bert_jax.data import hashing
+from bert_jax.data import array_files, hashing
 from bert_jax.data.corpus import Corpus, Split
 from bert_jax.errors import UserError
 from bert_jax.processes import signals
@@ -98,7 +98,7 @@ def open_index(corpus: Corpus, split_name: str, recipe: Recipe, workers: int | N
         cannot be written.
     """
     path = cache_folder(corpus) / _file_name(corpus, split_name, recipe)
-    index = open_array(path)
+    index = array_files.open_array(path)
     if index is None:
         split = corpus.split(split_name)
         if recipe.dtype == PAIR and split_name == "train" and split.num_documents < 2:
@@ -112,7 +112,7 @@ def open_index(corpus: Corpus, split_name: str, recipe: Recipe, workers: int | N
             _build_file(corpus, split_name, split, recipe, path, workers)
         except OSError as error:
             raise UserError(f"{path}: the index cannot be written: {error.strerror or error}; make room") from error
-        index = open_array(path)
+        index = array_files.open_array(path)
         assert index is not None, f"{path} was written and cannot be read"
     return index
 
@@ -121,7 +121,7 @@ def cached_index(corpus: Corpus, split_name: str, recipe: Recipe) -> np.ndarray 
     """Opens an index that is in the cache, [instances] as `open_index` does; returns None otherwise. Writes nothing."""
     folders = (pathlib.Path(corpus.path) / "index", _user_folder(corpus))
     name = _file_name(corpus, split_name, recipe)
-    candidates = (open_array(folder / name) for folder in folders)
+    candidates = (array_files.open_array(folder / name) for folder in folders)
     return next((index for index in candidates if index is not None), None)
 
 
@@ -169,14 +169,6 @@ def share_held(index: np.ndarray, num_tokens: int) -> float:
     return float(min(1.0, held / max(1, num_tokens)))
 
 
-def open_array(path: pathlib.Path) -> np.ndarray | None:
-    """Opens a .npy file of any shape, memory-mapped; returns None where it is missing, or incomplete after a crash."""
-    try:
-        return np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
-        return None
-
-
 def _build_file(corpus, split_name, split, recipe, path, workers):
     blocks = _blocks(split)
     workers = min(workers or os.cpu_count() or 1, len(blocks))
@@ -214,7 +206,7 @@ def join(parts: Sequence[pathlib.Path], temporary: pathlib.Path, path: pathlib.P
         out[position : position + len(array)] = array
         position += len(array)
     out.flush()
-    files.replace(temporary, path)
+    array_files.put(temporary, path)
 
 
 def _blocks(split):
@@ -462,3 +454,7 @@ def _chase(following):
         rows.append(index)
         index = links[index]
     return np.array(rows, np.int64)
+
+
+def __getattr__(name):
+    return _moved.find("data.instances", name)

@@ -14,7 +14,7 @@ from bert_jax.data import hashing
 # Counters of a row's draws; positions are below 1 << 20.
 _CHOICE, _REPLACEMENT, _RANDOM_TOKEN, _SPAN, _LONG_WORDS = (i << 20 for i in range(5))
 _SPAN_ROUNDS = 64  # spans that are tried in each row, or as many as tokens are wanted
-# Shares of a row's wanted tokens, from which on a word is long: see _pick_long_words and _part_of_longest_words.
+# Shares of a row's wanted tokens, from which on a word is long: see _long_words and _part_of_longest_words.
 _LONG_WORD, _LONGEST_WORD = 1 / 4, 1 / 2
 
 
@@ -24,11 +24,12 @@ class Masking:
 
     Every maskable place of a row is as likely to be predicted as any other, for each unit. Two things therefore differ
     from the published procedures. Spans and n-grams that reach the end of the text, or a special token, go on at its
-    beginning; where they are cut off, the first words of a text are covered by fewer spans than the others. And long
+    beginning; where they are cut off, the first words of a text are covered by fewer spans than the others. And longer
     words are not masked "if they still fit" beside others, which favours short words, among them those that a row's
-    ends cut off: words of more than a quarter of the tokens that a row is to predict are drawn first, with equal
-    chances, and of words of more than half of them (of a row of 128 tokens, which predicts 19: ten or more) a random
-    run of tokens is masked.
+    ends cut off. Words of several tokens (with "span" and "ngram", of more than a quarter of the tokens that a row is
+    to predict) are drawn first, with equal chances, and the others make up the number. Where they are too few for
+    that, as in scripts without spaces, one to three words of a row are masked in part. Words of more than half of the
+    tokens that a row is to predict (ten or more in a row of 128 tokens, which predicts 19) have a random run masked.
 
     Attributes:
       unit: "token"; "whole_word", all of a word's tokens or none; "span", runs of whole words whose number is
@@ -72,17 +73,19 @@ class Masking:
         wanted = self.wanted(maskable.sum(1))
         if self.unit == "token":
             return self._replace(input_ids, _smallest(_scores(keys, maskable), wanted, self.slots), keys, None)
-        words = _Words(maskable, word_starts, wanted)
+        words = _Words(maskable, word_starts, wanted, self.unit == "whole_word")
         chosen = _part_of_longest_words(words, keys, wanted)
-        chosen |= words.to_tokens(_pick_long_words(words, keys, wanted, wanted - chosen.sum(1)))
+        chosen |= _long_words(words, keys, wanted, wanted - chosen.sum(1))
         rest = wanted - chosen.sum(1)
         anchor_column = None
         if self.unit == "whole_word":
             picked = _pick_words(words, keys, rest)
         elif self.unit == "ngram":
-            picked = self._pick_ngrams(words, keys, rest)
+            picked, last = self._pick_ngrams(words, keys, rest)
+            chosen |= _part_of_last_words(words, keys, picked, last, rest)
         else:
-            picked, anchor = self._pick_spans(words, keys, rest)
+            picked, last, anchor = self._pick_spans(words, keys, rest)
+            chosen |= _part_of_last_words(words, keys, picked, last, rest)
             anchor_column = words.spread(words.start_column[anchor])
         _pick_at_least_one(words, picked, (wanted > 0) & ~chosen.any(1), keys)
         chosen |= words.to_tokens(picked)
@@ -99,31 +102,38 @@ class Masking:
         A span ends where another one begins. None crosses a special token (see `_Words.after`).
 
         Returns:
-          (bool [words], whether each is picked; int64 [words], the first word of the span that each is in)
+          (bool [words], whether each is picked; int64 [batch], the word of each row that exceeds the budget and ends
+          it, see _part_of_last_words, -1 for none; int64 [words], the first word of the span that each is in)
         """
         lengths = np.arange(1, self.span_max_words + 1)
         weights = self.span_p * (1 - self.span_p) ** (lengths - 1)
         cumulative = np.cumsum(weights / weights.sum())
         picked = np.zeros(words.count, bool)
         anchor = np.arange(words.count)
+        last = np.full(len(keys), -1)
         used = np.zeros(len(keys), np.int64)
-        rows = np.flatnonzero((wanted > 0) & (words.per_row > 0))
+        rows = np.flatnonzero((wanted > 0) & (words.others_per_row > 0))
         for turn in range(max(_SPAN_ROUNDS, int(wanted.max(initial=0)))):
-            rows = rows[used[rows] < wanted[rows]]
+            rows = rows[(used[rows] < wanted[rows]) & (last[rows] < 0)]
             if not len(rows):
                 break
             bits = hashing.draw(keys[rows], np.uint64(_SPAN + 2 * turn))
-            first = words.row_first[rows] + hashing.below(bits, words.per_row[rows])
+            first = words.other(rows, hashing.below(bits, words.others_per_row[rows]))
             length = hashing.uniform(hashing.draw(keys[rows], np.uint64(_SPAN + 2 * turn + 1)))
             length = 1 + np.minimum(np.searchsorted(cumulative, length, side="right"), self.span_max_words - 1)
             going = np.ones(len(rows), bool)
             for step in range(int(length.max())):
                 word = words.after(first, step)
-                going &= (step < length) & ~picked[word] & (used[rows] + words.cost[word] <= wanted[rows])
+                going &= (step < length) & ~picked[word]
+                fits = used[rows] + words.cost[word] <= wanted[rows]
+                is_last = going & ~fits & words.may_be_cut[word]
+                last[rows[is_last]] = word[is_last]
+                anchor[word[is_last]] = first[is_last]
+                going &= fits
                 picked[word[going]] = True
                 anchor[word[going]] = first[going]
                 used[rows[going]] += words.length[word[going]]
-        return picked, anchor
+        return picked, last, anchor
 
     def _pick_ngrams(self, words, keys, wanted):
         """Picks n-grams that begin at words in random order, each if it still fits, as the published code does.
@@ -132,7 +142,8 @@ class Masking:
         none crosses a special token, and one that reaches the end of the text is not shortened (see `_Words.after`).
 
         Returns:
-          bool [words], whether each is picked.
+          (bool [words], whether each is picked; int64 [batch], the word of each row that exceeds the budget and ends
+          it, see _part_of_last_words, -1 for none)
         """
         weights = 1 / np.arange(1, self.ngram_max + 1)
         cumulative = np.cumsum(weights / weights.sum())
@@ -140,19 +151,25 @@ class Masking:
         drawn = 1 + np.minimum(np.searchsorted(cumulative, drawn, side="right"), self.ngram_max - 1)
         drawn = np.minimum(drawn, words.run_length)
         picked = np.zeros(words.count, bool)
+        last = np.full(len(keys), -1)
         used = np.zeros(len(keys), np.int64)
         for column in _in_random_order(words, keys).T:
-            rows = np.flatnonzero((column >= 0) & (used < wanted))
+            rows = np.flatnonzero((column >= 0) & (used < wanted) & (last < 0))
             if not len(rows):
                 break
+            rows = rows[words.cost[column[rows]] == words.length[column[rows]]]  # no long word
             first = column[rows]
             gram = words.after(first[:, None], np.arange(self.ngram_max))
-            sizes = np.cumsum(words.cost[gram], 1)
-            in_gram = (np.arange(self.ngram_max) < drawn[first][:, None]) & (sizes <= (wanted - used)[rows][:, None])
-            in_gram &= ~(in_gram & picked[gram]).any(1, keepdims=True)
+            is_drawn = np.arange(self.ngram_max) < drawn[first][:, None]
+            fits = np.cumsum(words.cost[gram], 1) <= (wanted - used)[rows][:, None]
+            overlaps = (is_drawn & fits & picked[gram]).any(1, keepdims=True)
+            in_gram = is_drawn & fits & ~overlaps
             picked[gram[in_gram]] = True
             used[rows] += np.where(in_gram, words.length[gram], 0).sum(1)
-        return picked
+            exceeds = is_drawn & ~fits & ~overlaps & (np.cumsum(~fits, 1) == 1) & ~picked[gram] & words.may_be_cut[gram]
+            row, place = np.nonzero(exceeds)
+            last[rows[row]] = gram[row, place]
+        return picked, last
 
     def _replace(self, input_ids, chosen, keys, anchor_column):
         """Replaces the chosen tokens, bool [batch, sequence], and lists them in slots; see `__call__`.
@@ -188,18 +205,26 @@ class Masking:
 class _Words:
     """Holds the words of a batch, numbered row by row: runs of maskable tokens between two word starts.
 
+    Args:
+      maskable, word_starts, wanted: see `Masking`.
+      all_are_long: whether `_long_words` sees to all words of several tokens.
+
     Attributes:
       count: number of words.
       row, start_column: int64 [count], where each word begins.
       length: int64 [count], tokens of each word.
-      is_long, is_longest: bool [count], whether `_pick_long_words` and `_part_of_longest_words` see to each word.
+      is_long, is_longest: bool [count], whether `_long_words` and `_part_of_longest_words` see to each word.
       cost: int64 [count], what each word takes of the wanted tokens elsewhere: its length, or more than there are.
+      may_be_cut: bool [count], whether a word that exceeds what is left of the wanted tokens is masked in part: where
+        long words share its row, few tokens are left to the others, and often only the shortest would fit.
       run_first, run_length: int64 [count], the number of the first word, and how many words there are, of the run that
-        each word is in: the words with only maskable tokens between them.
+        each word is in: the words with only maskable tokens between them; only words that are not long are numbered.
       per_row, row_first: int64 [batch], words of each row, and the number of its first.
+      tokens: int64 [batch], maskable tokens of each row.
+      others_per_row: int64 [batch], words of each row that are not long.
     """
 
-    def __init__(self, maskable, word_starts, wanted):
+    def __init__(self, maskable, word_starts, wanted, all_are_long):
         before = np.zeros_like(maskable)
         before[:, 1:] = maskable[:, :-1]
         starts = maskable & (word_starts | ~before)
@@ -210,24 +235,36 @@ class _Words:
         self.start_column = flat % sequence
         self.per_row = np.bincount(self.row, minlength=len(maskable))
         self.row_first = np.cumsum(self.per_row) - self.per_row
+        self.tokens = maskable.sum(1)
         self._maskable = maskable
         self._word_of_token = np.cumsum(starts.ravel()) - 1
         self.length = np.bincount(self._word_of_token[maskable.ravel()], minlength=self.count)
         share = self.length / np.maximum(wanted[self.row], 1)
         self.is_longest = (share > _LONGEST_WORD) & (self.length > 1)
-        self.is_long = (share > _LONG_WORD) & (self.length > 1) & ~self.is_longest
+        self.is_long = (all_are_long | (share > _LONG_WORD)) & (self.length > 1) & ~self.is_longest
         self.cost = np.where(self.is_long | self.is_longest, sequence + 1, self.length)
+        has_long = np.bincount(self.row[self.is_long | self.is_longest], minlength=len(maskable)) > 0
+        self.may_be_cut = has_long[self.row] & ~self.is_long & ~self.is_longest
+        self._others = np.flatnonzero(~self.is_long & ~self.is_longest)
+        self._rank = np.searchsorted(self._others, np.arange(self.count))
         run = np.cumsum((maskable & ~before).ravel())[flat]
-        self.run_first = np.searchsorted(run, run)
-        self.run_length = np.searchsorted(run, run, side="right") - self.run_first
+        others = run[self._others]
+        self.others_per_row = np.bincount(self.row[self._others], minlength=len(maskable))
+        self.run_first = np.searchsorted(others, run)
+        self.run_length = np.searchsorted(others, run, side="right") - self.run_first
 
     def after(self, word, steps):
         """Returns the word that is `steps` words after `word` in its run, whose first word follows its last one.
 
-        So every word of a run is reached from as many others, wherever in the run it stands.
+        Long words are passed over, and `word` is not long. So every other word of a run is reached from as many others,
+        wherever in the run it stands.
         """
         first = self.run_first[word]
-        return first + (word - first + steps) % self.run_length[word]
+        return self._others[first + (self._rank[word] - first + steps) % self.run_length[word]]
+
+    def other(self, rows, number):
+        """Returns the word with this number, from 0, among those of its row that are not long."""
+        return self._others[np.searchsorted(self._others, self.row_first[rows]) + number]
 
     def spread(self, values):
         """Returns the value of each token's word, [batch, sequence]; undefined on tokens that are not maskable."""
@@ -268,7 +305,7 @@ def _in_random_order(words, keys):
 
 
 def _pick_words(words, keys, wanted):
-    """Picks words in random order, each if it still fits, as the published whole-word code does; bool [words]."""
+    """Picks words that are not long, in random order, each if it still fits; bool [words]."""
     picked = np.zeros(words.count, bool)
     used = np.zeros(len(keys), np.int64)
     for column in _in_random_order(words, keys).T:
@@ -295,24 +332,66 @@ def _part_of_longest_words(words, keys, wanted):
     """Chooses a random run of the tokens of words that are too long to be masked whole, bool [batch, sequence].
 
     A word is too long if it has several tokens, more than half of the row's wanted ones. These words get their share of
-    the wanted tokens. A run that reaches the end of the last of them goes on at the beginning of the first.
+    the wanted tokens.
     """
     is_longest = words.to_tokens(words.is_longest)
     if not words.is_longest.any():
         return is_longest
-    count, total = is_longest.sum(1), np.bincount(words.row, words.length, len(keys))
     start, rounding = (hashing.draw(keys, np.uint64(_LONG_WORDS + i)) for i in range(2))
-    number = np.floor(wanted * count / np.maximum(total, 1) + hashing.uniform(rounding)).astype(np.int64)
-    place = np.cumsum(is_longest, 1) - 1 - hashing.below(start, np.maximum(count, 1))[:, None]
-    return is_longest & (place % np.maximum(count, 1)[:, None] < number[:, None])
+    share = wanted * is_longest.sum(1) / np.maximum(words.tokens, 1) + hashing.uniform(rounding)
+    return _is_in_run(is_longest, start, np.floor(share).astype(np.int64))
 
 
-def _pick_long_words(words, keys, wanted, left):
-    """Picks words of more than a quarter and at most half of the row's wanted tokens, each as likely; bool [words].
+def _part_of_last_words(words, keys, picked, last, wanted):
+    """Chooses a random run of the tokens of words that exceed a row's budget, so that it is used up; see _Words.
 
-    It is a systematic sample, the longest first, so that it takes about its share of the wanted tokens in each row. A
-    word that exceeds the `left` tokens, int64 [batch], is left out.
+    Args:
+      picked: bool [words], the words that are masked as a whole.
+      last: int64 [batch], the word of each row; -1 for none.
+      wanted: int64 [batch], the budget.
+
+    Returns:
+      bool [batch, sequence].
     """
+    is_last = np.zeros(words.count, bool)
+    is_last[last[last >= 0]] = True
+    left = wanted - np.bincount(words.row[picked], words.length[picked], len(keys)).astype(np.int64)
+    return _is_in_run(words.to_tokens(is_last), hashing.draw(keys, np.uint64(_LONG_WORDS + 5)), left)
+
+
+def _long_words(words, keys, wanted, left):
+    """Chooses long words, and leaves to the others about their share of the wanted tokens; bool [batch, sequence].
+
+    The words are a systematic sample by length, in which each has the chance that every token is to have. By so much as
+    they differ from their share of the `left` tokens, int64 [batch], the other words may take up to twice their share,
+    or none. Beyond that, a random run of the sampled words' tokens is left out, or one that was not sampled is added.
+    """
+    chosen = words.to_tokens(_sample_long_words(words, keys, wanted))
+    if not words.is_long.any():
+        return chosen
+    is_long = words.to_tokens(words.is_long)
+    is_other = words.to_tokens(~words.is_long & ~words.is_longest)
+    start, rounding = (hashing.draw(keys, np.uint64(_LONG_WORDS + i)) for i in (3, 4))
+    others = is_other.sum(1)
+    share = np.floor(wanted * others / np.maximum(words.tokens, 1) + hashing.uniform(rounding)).astype(np.int64)
+    change = left - chosen.sum(1) - share
+    change -= np.clip(change, -share, np.minimum(share, others - share))
+    changeable = np.where(change[:, None] < 0, chosen, is_long & ~chosen)
+    return chosen ^ (changeable & _is_in_run(changeable, start, np.abs(change)))
+
+
+def _is_in_run(tokens, start, number):
+    """Returns whether each of `tokens`, bool [batch, sequence], is in a random run of `number` of them, int64 [batch].
+
+    A run that reaches the end of them goes on at their beginning.
+    """
+    count = np.maximum(tokens.sum(1), 1)
+    place = np.cumsum(tokens, 1) - 1 - hashing.below(start, count)[:, None]
+    return tokens & (place % count[:, None] < number[:, None])
+
+
+def _sample_long_words(words, keys, wanted):
+    """Returns whether each word is in the systematic sample of `_long_words`, bool [words]."""
     picked = np.zeros(words.count, bool)
     word = np.flatnonzero(words.is_long)
     if not len(word):
@@ -320,17 +399,10 @@ def _pick_long_words(words, keys, wanted, left):
     scores = hashing.draw(keys[words.row[word]], _CHOICE + words.start_column[word])
     word = word[np.lexsort((scores, -words.length[word], words.row[word]))]
     row = words.row[word]
-    chance = (wanted / np.maximum(np.bincount(words.row, words.length, len(keys)), 1))[row]
+    chance = (wanted / np.maximum(words.tokens, 1))[row]
     place = _place_in_group(row)
     begin = hashing.uniform(hashing.draw(keys, np.uint64(_LONG_WORDS + 2)))[row]
-    word = word[np.floor((place + 1) * chance + begin) > np.floor(place * chance + begin)]
-    place = _place_in_group(words.row[word])
-    used = np.zeros(len(keys), np.int64)
-    for turn in range(int(place.max(initial=-1)) + 1):
-        turns = word[place == turn]
-        fits = turns[used[words.row[turns]] + words.length[turns] <= left[words.row[turns]]]
-        picked[fits] = True
-        used[words.row[fits]] += words.length[fits]
+    picked[word[np.floor((place + 1) * chance + begin) > np.floor(place * chance + begin)]] = True
     return picked
 
 

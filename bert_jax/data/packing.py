@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from bert_jax import _moved, files
-from bert_jax.data import batches, hashing, instances, verification
+from bert_jax.data import array_files, batches, hashing, instances, verification
 from bert_jax.data.corpus import Corpus, Split
 from bert_jax.data.masking import Masking
 from bert_jax.errors import UserError
@@ -356,7 +356,7 @@ def build_packs(
 
 def _open_files(first, members):
     """Returns the Packs of two files; None where they are missing or do not belong together."""
-    arrays = instances.open_array(first), instances.open_array(members)
+    arrays = array_files.open_array(first), array_files.open_array(members)
     if any(array is None for array in arrays) or arrays[0][-1] != len(arrays[1]):
         return None
     return Packs(*arrays)
@@ -381,7 +381,7 @@ def _write_files(windows, num_instances, first_path, members_path):
         first[:] = all_first[: rows + 1]
         for array, partial, path in ((members, "members.npy", members_path), (first, "first.npy", first_path)):
             array.flush()
-            files.replace(folder / partial, path)
+            array_files.put(folder / partial, path)
 
 
 def _max_masks(split, records, masking, is_special):

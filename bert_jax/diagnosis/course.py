@@ -3,7 +3,7 @@
 import collections
 import statistics
 
-from bert_jax.diagnosis import causes, curves
+from bert_jax.diagnosis import causes, curves, finetuning
 from bert_jax.diagnosis.finding import Finding, percent
 from bert_jax.diagnosis.reading import Run
 from bert_jax.errors import command_line
@@ -91,7 +91,8 @@ def _causes_of_spikes(run, rises):
     settings, reasons = run.config.optimizer, []
     early = sum(spike.start <= 2 * run.warmup_steps for spike in rises)
     rate = settings.learning_rate
-    reasons.append((0.6, f"learning rate of {rate:g}; try --config.optimizer.learning_rate={rate / 2:.1g}"))
+    lower = finetuning.lower_rate(run, 2) if run.fine_tuning else rate / 2
+    reasons.append((0.6, f"learning rate of {rate:g}; try --config.optimizer.learning_rate={lower:.2g}"))
     if not settings.clip_norm:
         reasons.append((0.8, "gradients are not clipped; set --config.optimizer.clip_norm=1.0"))
     if settings.b2 > 0.98:

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable
 
 from bert_jax.config.finetuning_keys import LATE_POOLING, SPARSE_POOLING
-from bert_jax.diagnosis import curves
+from bert_jax.diagnosis import curves, finetuning
 from bert_jax.diagnosis.finding import Finding, percent
 from bert_jax.diagnosis.reading import Run
 
@@ -28,7 +28,7 @@ def collapsed(run: Run) -> Finding | None:
     )
     rate, temperature = run.config.optimizer.learning_rate, run.config.loss.temperature
     reasons = [
-        f"learning rate of {rate:g}; try --config.optimizer.learning_rate={rate / 5:.1g}",
+        f"learning rate of {rate:g}; try --config.optimizer.learning_rate={finetuning.lower_rate(run, 5):.2g}",
         f"a temperature of {temperature:g} that tells near vectors apart too little; lower --config.loss.temperature",
         "anchors and positives that do not belong together: look at the data",
     ]

@@ -15,6 +15,7 @@ from bert_jax.diagnosis.reading import Run
 FELL_SHARE = 0.1  # share of the best score; a smaller fall is a few examples of a small held-out set
 SPREAD = 0.1  # share of the score: difference between the best and the worst seed that did not fail
 FEW_STEPS = 100  # a new head learns little in fewer
+RISE_ERRORS, RISE_SHARE = 5.0, 0.05  # a training loss has risen if by more than so many errors, and this share of it
 
 
 def failed_seeds(run: Run) -> Finding | None:
@@ -30,26 +31,36 @@ def failed_seeds(run: Run) -> Finding | None:
     return Finding("failed_seeds", severity, message, usual_causes(run), metrics | settings_metrics(run))
 
 
-def usual_causes(run: Run, chance: bool = False) -> list[str]:
-    """Returns usual causes of failed seeds, or with `chance` of a score near chance, the likeliest first."""
+def usual_causes(run: Run) -> list[str]:
+    """Returns usual causes of failed seeds and of a score near chance, the likeliest first.
+
+    A rate in the usual range is called high only where the run itself shows it: a score at chance is that of a low
+    rate, too.
+    """
     width, reasons = run.run["model"]["hidden_size"], []
     low, high = finetune_config.rate_range(run.config, width)
     rate, (lowest, highest) = run.config.optimizer.learning_rate, finetune_config.suitable_rates(run.config, width)
-    if rate > high:
-        text = f"learning rate too high: {rate:g}, published ones are {low:.3g} to {high:.3g}; "
+    sign = _sign_of_a_high_rate(run)
+    if rate > high and run.config.tuning.lora_rank and not sign:
+        text = f"learning rate {rate:g} is above {finetune_config.range_in_words(run.config, width)}; "
+        reasons.append((0.5, text + f"try --config.optimizer.learning_rate={high / 2:.1g}"))
+    elif rate > high:
+        adapted = run.config.tuning.lora_rank
+        known = f"those for {finetune_config.tuned_part(run.config, width)}" if adapted else "published ones"
+        text = f"learning rate too high: {rate:g}, {known} are {low:.3g} to {high:.3g}; "
         reasons.append((0.9, text + f"try --config.optimizer.learning_rate={high / 2:.1g}"))
+    elif sign:
+        text = f"learning rate {rate:g} is high for this run: {sign}; "
+        reasons.append((0.7, text + f"try --config.optimizer.learning_rate={lower_rate(run, 2):.2g}"))
     elif finetune_config.rate_is_low(run.config, width):
         reasons.append((0.9, low_rate_advice(run)))
     elif rate < low:
         text = f"learning rate too low: {rate:g}, published ones are {low:.3g} to {high:.3g}; "
         reasons.append((0.9, text + f"try --config.optimizer.learning_rate={lowest:.1g}"))
-    elif rate / 2 >= lowest and not chance:
-        text = f"learning rate {rate:g} is high for some seeds; "
-        reasons.append((0.4, text + f"try --config.optimizer.learning_rate={rate / 2:.1g}"))
     else:
-        text = f"learning rate {rate:g}: search {lowest:.1g} to {highest:.1g}, "
+        text = f"learning rate {rate:g}: search {lowest:.2g} to {highest:.2g}, "
         source = "by a rule of thumb" if width <= finetune_config.SMALL_WIDTH else "in which published rates lie,"
-        reasons.append((0.4, text + f"{source} for {_adapters(run)}a model of width {width}"))
+        reasons.append((0.4, text + f"{source} for {finetune_config.tuned_part(run.config, width)}"))
     if unknown_tokens(run):
         reasons.append((0.97 if run.run["unknown_token_share"] >= causes.MOSTLY_UNKNOWN else 0.5, unknown_tokens(run)))
     overfits = score_fell(run) is not None
@@ -85,8 +96,30 @@ def unknown_tokens(run: Run) -> str:
     )
 
 
-def _adapters(run):
-    return "LoRA adapters of " if run.config.tuning.lora_rank else ""
+def _sign_of_a_high_rate(run):
+    """Returns in words what shows that the rate was too high: a number that is not finite, or a loss that rose."""
+    failures = [str(seed.get("failure", "")) for seed in run.summary.get("seeds", ())]
+    if (run.nonfinite and run.done <= run.nonfinite[-1]) or any(text.startswith("not finite") for text in failures):
+        return "the loss, a gradient or a parameter was not finite"
+    points = curves.curve(run.rows, "loss")
+    quarter = len(points) // 4
+    if quarter < 2:
+        return ""
+    *before, last = (
+        statistics.fmean(value for _, value in points[len(points) - number * quarter :][:quarter])
+        for number in (4, 3, 2, 1)
+    )
+    lowest, error = min(before), curves.noise(run, points) / quarter**0.5
+    if last <= lowest + max(RISE_ERRORS * error, RISE_SHARE * abs(lowest)):
+        return ""
+    return f"its training loss rose from {lowest:.4f} to {last:.4f}"
+
+
+def lower_rate(run: Run, divisor: float) -> float:
+    """Returns the learning rate divided by `divisor`, or the lower end of the usual range if that lies between."""
+    rate, width = run.config.optimizer.learning_rate, run.run["model"]["hidden_size"]
+    low = finetune_config.suitable_rates(run.config, width)[0]
+    return max(rate / divisor, low) if rate > low else rate / divisor
 
 
 def low_rate_advice(run: Run) -> str:
@@ -94,13 +127,14 @@ def low_rate_advice(run: Run) -> str:
     rate, width = run.config.optimizer.learning_rate, run.run["model"]["hidden_size"]
     low, high = finetune_config.suitable_rates(run.config, width)
     return (
-        f"learning rate of {rate:g}, below the {low:.1g} to {high:.1g} for {_adapters(run)}a model of width {width}; "
-        f"try --config.optimizer.learning_rate={high:.1g}"
+        f"learning rate of {rate:g}, below the {low:.2g} to {high:.2g} for "
+        f"{finetune_config.tuned_part(run.config, width)}; "
+        f"try --config.optimizer.learning_rate={high:.2g}"
     )
 
 
 def rate_out_of_range(run: Run) -> Finding | None:
-    """Checks whether the peak learning rate is in the published range; a note, as adapters and small models differ."""
+    """Checks whether the peak learning rate is in the range for the model or its adapters; a note, as tasks differ."""
     width, rate = run.run["model"]["hidden_size"], run.config.optimizer.learning_rate
     low, high = finetune_config.rate_range(run.config, width)
     if not finetune_config.rate_warning(run.config, width):
@@ -109,11 +143,11 @@ def rate_out_of_range(run: Run) -> Finding | None:
     if finetune_config.rate_is_low(run.config, width):
         if run.nonfinite and run.done <= run.nonfinite[-1]:
             return None  # `nonfinite` asks for a lower one
-        message = f"The learning rate of {rate:g} is low for {_adapters(run)}a model of width {width}."
+        message = f"The learning rate of {rate:g} is low for {finetune_config.tuned_part(run.config, width)}."
         metrics = {"learning_rate": rate, "low": lowest, "high": highest}
         return Finding("rate_out_of_range", "note", message, [low_rate_advice(run)], metrics)
     message = (
-        f"The learning rate of {rate:g} is outside the published range of {low:.3g} to {high:.3g} "
+        f"The learning rate of {rate:g} is outside {finetune_config.range_in_words(run.config, width)} "
         "(config.optimizer.learning_rate_range)."
     )
     if rate < low and run.nonfinite and run.done <= run.nonfinite[-1]:
@@ -144,7 +178,7 @@ def score_fell(run: Run) -> Finding | None:
     width = run.run["model"]["hidden_size"]
     lower = min(rate, finetune_config.rate_range(run.config, width)[1]) / 2
     if lower >= finetune_config.suitable_rates(run.config, width)[0]:
-        reasons.append(f"learning rate of {rate:g}; try --config.optimizer.learning_rate={lower:.1g}")
+        reasons.append(f"learning rate of {rate:g}; try --config.optimizer.learning_rate={lower:.2g}")
     return Finding("score_fell", "warning", message, reasons, {"best": best, "last": last, "step": step})
 
 

@@ -50,10 +50,10 @@ def near_chance(run: Run) -> Finding | None:
         message += f"; {same}." if share >= SAME_ANSWER else "."
         if score - chance < noise:
             message += f" {number:,} held-out examples do not tell them apart."
-        return Finding("near_chance", "warning", message, finetuning.usual_causes(run, chance=True), metrics)
+        return Finding("near_chance", "warning", message, finetuning.usual_causes(run), metrics)
     if share >= SAME_ANSWER:
         message = f"The model gives one answer: {same}, while {metric} is {score:.4f}."
-        return Finding("near_chance", "warning", message, finetuning.usual_causes(run, chance=True), metrics)
+        return Finding("near_chance", "warning", message, finetuning.usual_causes(run), metrics)
     return None
 
 

@@ -114,7 +114,7 @@ def _scratch_causes(run, scratch):
         reasons.append((0.9, finetuning.low_rate_advice(run)))
     elif rate == scratch.config.optimizer.learning_rate:
         text = f"one learning rate, {rate:g}, for both runs; the best one of each start is another: search both, "
-        reasons.append((0.4, text + f"between {low:.1g} and {high:.1g}, on examples that no score is reported on"))
+        reasons.append((0.4, text + f"between {low:.2g} and {high:.2g}, on examples that no score is reported on"))
     if run.config.tuning.freeze:
         text = f"frozen parameters: config.tuning.freeze={run.config.tuning.freeze}, which a fresh model did without"
         reasons.append((0.6, text))

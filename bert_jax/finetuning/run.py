@@ -181,7 +181,8 @@ def _open(config, workdir) -> _Inputs:
         config.optimizer.learning_rate = finetune_config.default_rate(config, width)
     warning = finetune_config.rate_warning(config, width)
     if chooses:
-        say(f"config.optimizer.learning_rate: {config.optimizer.learning_rate:.2g}, chosen for a width of {width}")
+        part = finetune_config.tuned_part(config, width)
+        say(f"config.optimizer.learning_rate: {config.optimizer.learning_rate:.2g}, chosen for {part}")
     elif warning:
         say(warning)
     check_data(workdir, description, task)

@@ -1,5 +1,6 @@
 """Classifies texts or pairs of texts, or scores them (regression)."""
 
+import itertools
 import os
 from typing import Any, ClassVar
 
@@ -98,7 +99,8 @@ class Classifier(Predictor):
             label gives the sigmoid of its logit, as the pipeline of transformers does.
           - multi_label: the list of labels with a probability of at least 0.5, most probable first; the highest
             probability of any label; and the probability of each label on its own.
-          - regression: None, the predicted value, and {label: value}.
+          - regression, also one label of a model whose config.json has no problem_type: None, the predicted value, and
+            {label: value}.
 
           The scores of a cross-encoder of sentence-transformers are the activation of the logits that its files name:
           of Identity, which that library writes for several labels, the logits themselves, and the label is that of
@@ -171,8 +173,13 @@ class Classifier(Predictor):
 
 
 def _distinct(labels):
-    """Returns label names of which no two are the same: a later one of the same name has its number behind it."""
+    """Returns label names of which no two are the same: a later one of the same name has its number behind it.
+
+    Where another label has that name too, the next number that makes a name of its own follows.
+    """
     names = []
-    for number, label in enumerate(labels):
-        names.append(f"{label} ({number})" if label in labels[:number] else label)
+    for i, label in enumerate(labels):
+        numbered = (f"{label} ({number})" for number in itertools.count(i))
+        taken = {*labels, *names}
+        names.append(next(name for name in numbered if name not in taken) if label in labels[:i] else label)
     return tuple(names)

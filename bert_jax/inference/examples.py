@@ -90,7 +90,7 @@ class Reader:
         Raises:
           UserError: it is none of these; the message begins with `where`.
         """
-        item = _plain(item, self._names())
+        item = _plain(item, self._names(), is_example=True)
         if isinstance(item, str):
             if self.required > 1:
                 raise UserError(f"{where}: found a string alone; expected {self._expected()}")
@@ -225,7 +225,7 @@ class Reader:
             return not any(_is_column(given.get(name), self.words) for name in self._names())
         if not isinstance(given, tuple) or len(self.fields) == 1:
             return False
-        return not given or not all(isinstance(item, Mapping | tuple) for item in given)
+        return not given or not all(isinstance(_plain(item, is_example=True), Mapping | tuple) for item in given)
 
     def _rows_of(self, columns):
         """Yields the records of a dict of columns."""
@@ -288,21 +288,27 @@ def check_texts(example: Example, fields: Sequence[str], where: str, allow_empty
             raise UserError(f"{place}: half a surrogate pair at character {error.start}; expected Unicode") from error
 
 
-def _plain(value: Any, names: Iterable[str] = ()) -> Any:
+def _plain(value: Any, names: Iterable[str] = (), is_example: bool = False) -> Any:
     """Returns what other packages' containers hold as Python's own; everything else as it is.
 
     Args:
-      value: a numpy array becomes a list, or the value that it holds; a table of pandas, polars or pyarrow a list of
-        records; a row of pandas, and a named tuple, a record if it has one of `names`.
+      value: a numpy array becomes a list, or the value that it holds; one with named fields a list of records, or one
+        record; a table of pandas, polars or pyarrow a list of records; a named tuple, and a struct of pyarrow, a
+        record; a Series of pandas, which is a column or a row, a record if its index has one of `names`.
       names: see there.
+      is_example: whether the value is one example, so that a Series with names in its index is a row of a table.
     """
     if isinstance(value, str | bytes) or value is None or type(value) in (dict, list):
         return value
+    if isinstance(value, np.ndarray | np.void) and value.dtype.names:
+        if value.ndim:
+            return [_plain(item) for item in value]
+        return dict(zip(value.dtype.names, value.item(), strict=True))
     if isinstance(value, np.ndarray):
         return value.tolist() if value.ndim else value.item()
     if isinstance(value, tuple):
         fields = getattr(value, "_fields", ())
-        return dict(zip(fields, value, strict=True)) if set(names) & set(fields) else value
+        return dict(zip(fields, value, strict=True)) if fields else value
     if hasattr(value, "to_pylist"):  # pyarrow
         return value.to_pylist()
     if hasattr(value, "to_dicts"):  # polars
@@ -310,7 +316,10 @@ def _plain(value: Any, names: Iterable[str] = ()) -> Any:
     if hasattr(value, "itertuples"):  # pandas
         return value.to_dict("records")
     if hasattr(value, "to_dict") and hasattr(value, "index") and not isinstance(value, Mapping):  # a Series
-        return value.to_dict() if any(name in value.index for name in names) else list(value)
+        is_row = is_example and all(isinstance(name, str) for name in value.index)
+        return value.to_dict() if is_row or any(name in value.index for name in names) else list(value)
+    if hasattr(value, "as_py"):  # a scalar of pyarrow
+        return value.as_py()
     return value
 
 

@@ -4,8 +4,7 @@ import dataclasses
 import functools
 import os
 import re
-from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +14,12 @@ from bert_jax import model as model_lib
 from bert_jax.data import rows as rows_lib
 from bert_jax.errors import UserError, shortened
 from bert_jax.inference.batching import LENGTHS
-from bert_jax.inference.examples import check_texts
+from bert_jax.inference.examples import Reader, check_texts
 from bert_jax.inference.predictor import head_names, open_argument, token_text
 from bert_jax.interop.pretrained import Pretrained
 
 _ROWS = 16  # texts of word_vectors in a batch
+_PAIR = ("text", "text_pair")
 
 
 class Inspector:
@@ -27,6 +27,7 @@ class Inspector:
 
         inspector = bert_jax.Inspector(MODEL)
         tokens, weights = inspector.attention("The cat sat.")  # weights [layers, heads, tokens, tokens]
+        inspector.attention(("It rains.", "It is wet."))  # a pair; a list of texts gives a list
 
     Everything is computed in float32 with plain XLA attention, whatever the model runs with otherwise.
 
@@ -41,6 +42,8 @@ class Inspector:
     def __init__(self, model: str | os.PathLike | Pretrained):
         self.model = model = open_argument(model)
         self.tokenizer = model.tokenizer
+        columns = tuple(model.settings.get("columns", ()))
+        self._pairs, self._texts = (Reader(fields, 1, columns=columns[: len(fields)]) for fields in (_PAIR, _PAIR[:1]))
         self._spec = dataclasses.replace(model.model.spec, dtype="float32", attention_kernel="xla")
         self._params = jax.device_put(model.params)
         network = model_lib.Model(self._spec)
@@ -57,74 +60,76 @@ class Inspector:
         """
         return cls(name)
 
-    def attention(self, text: str, text_pair: str | None = None) -> tuple[list[str], np.ndarray]:
-        """Returns the attention weights of every head for a text or a pair of texts.
+    def attention(self, text: Any, text_pair: Any = None) -> Any:
+        """Returns the attention weights of every head for a text or a pair of texts, or for several of them.
 
         Args:
-          text: one text; it may hold special tokens, such as "[MASK]".
-          text_pair: the second text of a pair.
+          text: one example or several, as Classifier reads them: a string, a pair as a tuple of two strings, a record,
+            or a list, an array, a table or a generator of these. A text may hold special tokens, such as "[MASK]".
+          text_pair: the second text of a pair, or one for each text.
 
         Returns:
           The tokens of the input, special tokens included, and the attention weights, float32 [layers, heads, query,
-          key], which sum to 1 over the keys.
+          key], which sum to 1 over the keys. For several examples, a list of such pairs, in their order.
 
         Raises:
-          UserError: a text is empty, or the row is longer than the model.
+          UserError: a text is empty, an example cannot be read, or a row is longer than the model.
         """
-        texts = (text,) if text_pair is None else (text, text_pair)
-        check_texts(texts, ("text", "text_pair")[: len(texts)], "text")
-        ids, types = rows_lib.join(self.tokenizer, *self.tokenizer.encode(list(texts), special=True))
-        weights = jax.device_get(self._attention(self._params, self._batch([(ids, types)], ["text"])))
-        return [self.token(i) for i in ids], weights[:, 0, :, : len(ids), : len(ids)]
+        examples, single = self._pairs.read(text) if text_pair is None else self._pairs.pairs(text, text_pair)
+        answers = []
+        for example, name in _named(examples, single):
+            ids, types = rows_lib.join(self.tokenizer, *self.tokenizer.encode(list(example), special=True))
+            weights = jax.device_get(self._attention(self._params, self._batch([(ids, types)], [name])))
+            answers.append(([self.token(i) for i in ids], weights[:, 0, :, : len(ids), : len(ids)]))
+        return answers[0] if single else answers
 
-    def mask_probabilities(self, text: str) -> np.ndarray:
+    def mask_probabilities(self, text: Any) -> Any:
         """Returns what the language-model head predicts for the masks of a text from the output of each layer.
 
         The head was trained on the last layer alone. Applied to an earlier layer, it shows how much of the prediction
         that layer already holds in the form that the head reads.
 
         Args:
-          text: one text with at least one mask token.
+          text: one text with at least one mask token, or several, as FillMask reads them.
 
         Returns:
           Probabilities float32 [1 + layers, masks, vocabulary]: first from the embeddings, last as FillMask has them.
+          For several texts, a list of such arrays, in their order.
 
         Raises:
-          UserError: the model has no masked-language-model head; the text is empty, has no mask token or is longer than
+          UserError: the model has no masked-language-model head; a text is empty, has no mask token or is longer than
             the model.
         """
         if not self._spec.language_model or self._spec.attention == "causal":
             reason = "reads left to right" if self._spec.language_model else f"has {head_names(self.model)}"
             raise UserError(f"{self.model.name}: masks need a masked language model, but this one {reason}")
-        check_texts((text,), ("text",), "text")
-        ids, types = rows_lib.join(self.tokenizer, self.tokenizer.encode([text], special=True)[0])
-        positions = [position for position, token in enumerate(ids) if token == self.tokenizer.mask_id]
-        if not positions:
-            raise UserError(
-                f"text: no {self.token(self.tokenizer.mask_id)} in {shortened(text)!r}; expected at least one"
-            )
-        batch = self._batch([(ids, types)], ["text"])
-        return jax.device_get(self._masks(self._params, batch, np.array(positions, np.int32)))
+        examples, single = self._texts.read(text)
+        answers = [self._mask_probabilities(example[0], name) for example, name in _named(examples, single)]
+        return answers[0] if single else answers
 
-    def word_vectors(self, texts: Sequence[str], word: str) -> np.ndarray:
+    def word_vectors(self, texts: Any, word: str) -> np.ndarray:
         """Returns the contextual vectors of a word in several texts, from every layer.
 
         A vector is the mean of the hidden states of the word's tokens.
 
         Args:
-          texts: texts that contain the word, in any case; its first occurrence counts.
+          texts: texts that contain the word, in any case; its first occurrence counts. They are read as FillMask reads
+            them: strings or records, in a list, an array, a table or a generator, or one alone.
           word: the word, matched as a whole: "bank" does not match "banks".
 
         Returns:
-          float32 [texts, 1 + layers, hidden]: first from the embeddings, then the output of each layer.
+          float32 [texts, 1 + layers, hidden]: first from the embeddings, then the output of each layer. Without the
+          first axis for one text alone.
 
         Raises:
           UserError: there is no text, or one is empty, does not contain the word, or is longer than the model.
         """
-        if isinstance(texts, str) or not texts:
-            raise UserError(f"texts: found {texts!r}; expected a list of one text or more")
-        names = [f"text {i + 1}" for i in range(len(texts))]
-        rows, word_tokens = zip(*map(functools.partial(self._with_word, word=word), texts, names), strict=True)
+        examples, single = self._texts.read(texts)
+        named = [(example[0], name) for example, name in _named(examples, single)]
+        if not named:
+            raise UserError("texts: found none; expected one text or more")
+        names = [name for _, name in named]
+        rows, word_tokens = zip(*(self._with_word(text, name, word) for text, name in named), strict=True)
         vectors = []
         for begin in range(0, len(rows), _ROWS):
             part = slice(begin, begin + _ROWS)
@@ -133,15 +138,24 @@ class Inspector:
             for weight, tokens in zip(weights, word_tokens[part], strict=False):  # the batch may be filled up
                 weight[tokens] = 1 / len(tokens)
             vectors.append(jax.device_get(self._vectors(self._params, batch, weights))[: len(rows[part])])
-        return np.concatenate(vectors)
+        return vectors[0][0] if single else np.concatenate(vectors)
 
     def token(self, token_id: int) -> str:
         """Returns the token of an id; "" for a row of the embedding beyond the vocabulary."""
         return token_text(self.tokenizer, token_id)
 
+    def _mask_probabilities(self, text, where):
+        ids, types = rows_lib.join(self.tokenizer, self.tokenizer.encode([text], special=True)[0])
+        positions = [position for position, token in enumerate(ids) if token == self.tokenizer.mask_id]
+        if not positions:
+            raise UserError(
+                f"{where}: no {self.token(self.tokenizer.mask_id)} in {shortened(text)!r}; expected at least one"
+            )
+        batch = self._batch([(ids, types)], [where])
+        return jax.device_get(self._masks(self._params, batch, np.array(positions, np.int32)))
+
     def _with_word(self, text, where, word):
         """Returns a row (ids, segments), and the positions of the word's tokens in it."""
-        check_texts((text,), ("text",), where)
         match = re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE)
         ids, offsets = self.tokenizer.encode_with_offsets(text)
         start, end = match.span() if match else (0, 0)
@@ -160,6 +174,14 @@ class Inspector:
                 )
         length = rows_lib.bucket(max(len(ids) for ids, _ in rows), longest, LENGTHS)
         return rows_lib.pad(self.tokenizer, rows, length, num_rows)
+
+
+def _named(examples, single):
+    """Yields each example with its name for messages. Raises UserError for one with an empty text."""
+    for i, example in enumerate(examples):
+        name = "text" if single else f"text {i + 1}"
+        check_texts(example, _PAIR[: len(example)], name)
+        yield example, name
 
 
 def _attention(network, params, batch):

@@ -114,7 +114,7 @@ class Predictor:
     def _prepared(self, examples, where, options, allow_empty=False):
         first, reader = 0, self._reader
         read = (
-            example if isinstance(example, tuple) else reader.example(example, where(i))
+            example if type(example) is tuple else reader.example(example, where(i))
             for i, example in enumerate(examples)
         )
         for chunk in _chunks(read, self._chunk_examples):

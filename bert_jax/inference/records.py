@@ -4,6 +4,7 @@ import bisect
 import contextlib
 import dataclasses
 import gzip
+import itertools
 import os
 import pathlib
 import shutil
@@ -28,6 +29,7 @@ KINDS = ("txt", "jsonl", "csv", "tsv", "parquet")
 AT_ONCE = 1024  # rows of Parquet that are read together
 _ENDINGS = ", ".join(f".{kind}" for kind in KINDS)
 _MARK = ":"  # between the name of a file and the number of a line
+_LOOKED_AT = 20  # lines below the first one that say whether it may be a header
 
 
 @dataclasses.dataclass
@@ -60,11 +62,13 @@ class Records:
       fields: keys of the objects of a JSONL file, and columns of CSV, TSV and Parquet. A .txt holds one text a line.
       optional: how many of the last fields may be missing.
       kind: one of KINDS; "": as the file's name says, or for standard input and pipes Parquet, JSONL or CSV if the
-        content begins so (CSV: with a header of several columns, those of `fields` among them), else text.
+        content begins so (CSV: with a header of several columns, those of `fields` among them), else CSV or TSV where
+        `columns` or `has_columns` say that it is a table, else text.
       words: whether an object may have a list of words, as `words`, `tokens` or in the place of its text.
       columns: field -> its key or column in this file, where that has another name; one or more records must have it.
       own: names that the fields have in the model's own training data; they are read too where `columns` is empty.
       flag: the flag that names the file, for messages.
+      has_columns: whether another column of the file has been named, such as that of ids.
 
     Raises:
       UserError: in the constructor, if there is no such file or its kind is unknown; while iterating, if a line cannot
@@ -81,6 +85,7 @@ class Records:
         columns: Mapping[str, str] | None = None,
         own: tuple[str, ...] = (),
         flag: str = "input",
+        has_columns: bool = False,
     ):
         self.path = pathlib.Path(path)
         self._fields, self._required = fields, len(fields) - optional
@@ -94,6 +99,7 @@ class Records:
             named, self._required, words, () if columns else own, "an object", refused, flags,
             _choice(flags, own or named), _choice_of_two(flags, named),
         )  # fmt: skip
+        self._header_note = ""
         is_standard = os.fspath(path) == files.STANDARD
         self._name = "standard input" if is_standard else str(path)
         self._source = self.path
@@ -101,7 +107,10 @@ class Records:
         kind = kind or (ending if ending in KINDS else "")
         if is_standard or _is_pipe(self.path):
             self._spooled, self._source = _spooled(path, self._name)
-            kind = kind or self._kind_by_content()
+            has_kind = bool(kind)
+            kind = kind or self._kind_by_content(bool(self._given) or has_columns)
+            if kind == "txt" and not has_kind:
+                self._header_note = self._note_on_header(flags[0], flag == "input")
         if not kind and not self.path.is_dir():
             also = ", or --input_format" if flag == "input" else ""
             near = "" if self.path.exists() else files.closest_path(self.path, is_folder=False)
@@ -147,8 +156,8 @@ class Records:
 
     @property
     def notes(self) -> list[str]:
-        """Returns lines for the user about what the last whole pass skipped or found empty."""
-        counts, notes = self._counts, []
+        """Returns lines for the user: how the file is read, and what the last whole pass skipped or found empty."""
+        counts, notes = self._counts, [self._header_note] if self._header_note else []
         if counts.blank:
             notes.append(
                 f"{self._name}: {counts.blank:,} lines hold nothing and were skipped, the first being line "
@@ -225,16 +234,40 @@ class Records:
         if not any(isinstance(text, list) for text in example):
             check_texts(example, self._fields[: len(example)], where, allow_empty=True)
 
-    def _kind_by_content(self):
+    def _lines(self, number):
+        """Returns the first lines of a file of texts that hold something."""
+        with text_files.reporting(self._name):
+            texts = (text.rstrip("\r\n") for _, text in text_files.lines(self._source, self._name, _MARK))
+            return list(itertools.islice((text for text in texts if text.strip()), number))
+
+    def _note_on_header(self, column_flag, has_format):
+        """Returns a line for the user where the first of the texts may be the header of a table; else ""."""
+        first, *following = self._lines(1 + _LOOKED_AT) or [""]
+        reader = self._reader
+        known = {name.lower() for name in (*reader.fields, *reader.columns)}
+        known |= {name.lower() for name in unread_texts([first.strip().strip('"')], ())}
+        if not text_files.may_be_header(first, following, known):
+            return ""
+        choice = f"--{column_flag}=NAME reads its column NAME"
+        if has_format:
+            choice = f"--input_format={self.kind} reads it as one, and {choice}"
+        return (
+            f"{self._name}: read as one text a line, the first of which is {shortened(first)!r}; if that is the header "
+            f"of a table, {choice}"
+        )
+
+    def _kind_by_content(self, is_table):
         with open(self._source, "rb") as file:
             if file.read(4) == b"PAR1":
                 return "parquet"
-        first = next((text for _, text in text_files.lines(self._source, self._name, _MARK) if text.strip()), "")
+        first = next(iter(self._lines(1)), "")
         with contextlib.suppress(ValueError):
             files.parse_object(first)
             return "jsonl"
+        self.kind = "tsv" if "\t" in first else "csv"
+        if is_table:
+            return self.kind
         with contextlib.suppress(UserError):  # the first line is no header with the columns of the texts
-            self.kind = "tsv" if "\t" in first else "csv"
             layout, _ = self._layout()
             if layout and len(layout.columns) > 1:
                 return self.kind

@@ -90,8 +90,8 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
         config["tie_word_embeddings"], arrays = False, copies | arrays
         built = _built(config, arrays, path)
     model, labels = built.model, built.labels
-    if labels:
-        _tell_odd_labels(config, labels, path)
+    if labels and model.spec.task:
+        _tell_odd_labels(config, labels, model.spec.task.name, path)
     table = weight_table(config, model.spec)
     if not model.spec.language_model:  # a decoder's copy of the embedding is an array like any other
         names = {weights.canonical_name(key, table) for key in arrays}
@@ -380,8 +380,13 @@ def _check_names(arrays, config, path, file):
         )
 
 
-def _tell_odd_labels(config, labels, path):
-    """Tells of label names that occur twice, and of a label2id that says otherwise than id2label, which is used."""
+def _tell_odd_labels(config, labels, task, path):
+    """Tells of label names that occur twice, and of what config.json says of the labels that is read otherwise."""
+    clauses = model_config.oddities(config, task)
+    if clauses:
+        _warn(f"{path}: {'; '.join(clauses)}")
+    if any(clause.startswith("id2label") for clause in clauses):
+        return
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice and config.get("id2label"):
         _warn(f"{path}: id2label has {', '.join(twice[:_SHOWN])} more than once")

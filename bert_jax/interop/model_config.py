@@ -80,11 +80,35 @@ def to_task(config: Mapping, name: str, path: str | os.PathLike) -> tuple[Task, 
     task = family.head(name, len(labels), config, path)
     if name == "token_classification":
         return task, labels, "", schemes.of_labels(labels)[0]
+    return task, labels, _problem(config, len(labels)), ""
+
+
+def oddities(config: Mapping, name: str) -> list[str]:
+    """Returns what a config.json says of a task's outputs that is read otherwise, a clause for each.
+
+    Args:
+      config: the contents of config.json.
+      name: name of the task, as in Task.
+    """
+    clauses, names = [], config.get("id2label")
+    if name == "question_answering":
+        return clauses
+    if names:
+        by_id, labels = _names_by_id(names), _labels(config, "config.json")
+        if by_id is None:
+            clauses.append(f"id2label is no object of names by id; the outputs are called {_listed(labels)}")
+        elif sorted(by_id) != list(range(len(by_id))):
+            clauses.append(
+                f"id2label has the ids {_listed(sorted(by_id))}, not 0 to {len(labels) - 1}; the outputs are called "
+                f"{_listed(labels)}"
+            )
     problem_type = config.get("problem_type") or None
-    problem = next((ours for ours, theirs in _PROBLEMS.items() if theirs == problem_type), None)
-    if problem_type is not None and problem is None:
-        raise UserError(f"{path}: problem_type {problem_type!r}; expected one of {', '.join(_PROBLEMS.values())}")
-    return task, labels, problem or _implied_problem(len(labels)), ""
+    if name == "sequence_classification" and problem_type not in (None, *_PROBLEMS.values()):
+        clauses.append(
+            f"problem_type {problem_type!r} is none of {', '.join(_PROBLEMS.values())}; read as single_label, as "
+            "transformers does"
+        )
+    return clauses
 
 
 def count_labels(config: Mapping, name: str) -> int:
@@ -173,7 +197,8 @@ def from_model(
         labels = labels or tuple(f"LABEL_{i}" for i in range(task.num_labels))
         config["id2label"] = {str(i): label for i, label in enumerate(labels)}
         config["label2id"] = {label: i for i, label in enumerate(labels)}
-        if label_settings.get("id2label") and _labels(label_settings, "config.json") == labels:
+        names = label_settings.get("id2label")
+        if names and _names_by_id(names) is not None and _labels(label_settings, "config.json") == labels:
             config |= {key: label_settings[key] for key in ("id2label", "label2id") if key in label_settings}
         config |= _problem_type(problem, len(labels), label_settings, bool(original))
     return original | config
@@ -184,15 +209,24 @@ def _problem_type(problem, num_labels, label_settings, has_original):
 
     transformers refuses a single label that is no regression.
     """
-    if not problem or (num_labels == 1 and problem == "single_label"):
+    known = (None, "", *_PROBLEMS.values())
+    is_one_class = num_labels == 1 and problem == "single_label" and label_settings.get("problem_type") in known
+    if not problem or is_one_class:
         return {}
-    if has_original and label_settings.get("problem_type") is None and problem == _implied_problem(num_labels):
+    if has_original and problem == _problem(label_settings, num_labels):
         return {key: label_settings[key] for key in ("problem_type",) if key in label_settings}
     return {"problem_type": _PROBLEMS[problem]}
 
 
-def _implied_problem(num_labels):
-    return "regression" if num_labels == 1 else "single_label"
+def _problem(config, num_labels):
+    """Returns the problem of a config.json: without a problem_type by the number of labels, as transformers trains it.
+
+    One that transformers does not know is single_label, as its pipeline of text classification reads it.
+    """
+    problem_type = config.get("problem_type") or None
+    if problem_type is None:
+        return "regression" if num_labels == 1 else "single_label"
+    return next((ours for ours, theirs in _PROBLEMS.items() if theirs == problem_type), "single_label")
 
 
 def _heads(spec):
@@ -200,16 +234,27 @@ def _heads(spec):
 
 
 def _labels(config, path):
+    """Returns the names of a task's outputs; as in transformers these are as many as id2label has names.
+
+    An output whose id has no name is LABEL_ and the id.
+    """
     names = config.get("id2label")
-    if not names:
+    by_id = _names_by_id(names) if names else {}
+    count = len(by_id if by_id is not None else names) if isinstance(names, Mapping | list) else 0
+    if not count:
         count = next((config[key] for key in ("num_labels", "_num_labels") if config.get(key) is not None), 2)
         if not isinstance(count, int) or count < 1:
             raise UserError(f"{path}: num_labels {count!r}; expected a positive number")
-        return tuple(f"LABEL_{i}" for i in range(count))
+    return tuple((by_id or {}).get(i, f"LABEL_{i}") for i in range(count))
+
+
+def _names_by_id(names):
+    """Returns {id: name} of an id2label; None where it is no such thing."""
     try:
-        by_id = {int(i): str(label) for i, label in (enumerate(names) if isinstance(names, list) else names.items())}
-    except (AttributeError, ValueError) as error:
-        raise UserError(f"{path}: id2label {names!r}; expected an object of label names by id") from error
-    if sorted(by_id) != list(range(len(by_id))):
-        raise UserError(f"{path}: id2label has the ids {sorted(by_id)}; expected 0, 1, 2, ...")
-    return tuple(by_id[i] for i in range(len(by_id)))
+        return {int(i): str(name) for i, name in (enumerate(names) if isinstance(names, list) else names.items())}
+    except (AttributeError, ValueError):
+        return None
+
+
+def _listed(values, shown=5):
+    return ", ".join(map(str, values[:shown])) + (", ..." if len(values) > shown else "")

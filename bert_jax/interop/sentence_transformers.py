@@ -341,7 +341,10 @@ def _encoder(directory, modules, path):
     inside = sorted(file.parent for file in directory.rglob("config.json") if _is_encoder(file.parent))
     if len(inside) == 1 and inside[0] != directory:  # a Router without its file, or behind another kind
         return inside[0]
-    hint = f"; {', '.join(map(str, inside))} can be opened by themselves" if inside else ""
+    apart = [str(folder) for folder in inside if folder != directory]
+    hint = f"; {' or '.join(apart)} can be opened alone" if apart else ""
+    if directory in inside:
+        hint = f"; without modules.json, {directory} opens as a plain encoder"
     raise UserError(
         f"{path}: begins with {routers.class_name(modules[0])}, which is no transformer; expected Transformer{hint}"
     )

@@ -36,7 +36,9 @@ class Documents:
     def __init__(self, path: str | os.PathLike, flag: str, column: str = "", id_column: str = ""):
         self._flag, self._id_column, self._has_titles = flag, id_column, flag == "corpus"
         columns = {"text": column} if column else None
-        self._records = Records(_file_of(path, flag), ("text",), columns=columns, flag=flag)
+        self._records = Records(
+            _file_of(path, flag), ("text",), columns=columns, flag=flag, has_columns=bool(id_column)
+        )
         self._path = str(path)
 
     @property

@@ -91,7 +91,7 @@ def test_what_was_searched_is_no_part_of_a_run():
         (
             3e-4,
             128,
-            "is low for a model of width 128, which may then learn less than from scratch; search 0.0007 to 0.002",
+            "is low for a model of width 128, which may then learn less than from scratch; search 0.00072 to 0.0018",
         ),
         (3e-4, 256, ""),
         (1e-2, 128, "outside the published range"),
@@ -130,6 +130,28 @@ def test_a_rate_too_low_for_adapters_is_warned_about():
     assert "is low for LoRA adapters of a model of width 768" in finetune_config.rate_warning(config, 768)
     config.optimizer.learning_rate = 1e-3
     assert not finetune_config.rate_warning(config, 768)
+
+
+@pytest.mark.parametrize(
+    ("rank", "width", "rate", "said"),
+    [
+        (8, 384, 3e-3, "0.003 is outside the range 0.0001 to 0.001 for LoRA adapters of a model of width 384 ("),
+        (8, 128, 3e-3, "0.003 is outside the range 0.00072 to 0.0018 for LoRA adapters of a model of width 128 ("),
+        (8, 1024, 2e-7, "2e-07 is low for LoRA adapters of a model of width 1024"),
+        (8, 384, 9e-5, "9e-05 is low for LoRA adapters of a model of width 384"),
+        (8, 384, 1e-4, ""), (8, 384, 1e-3, ""), (8, 128, 1.8e-3, ""),
+        (0, 384, 3e-3, "0.003 is outside the published range 1e-06 to 0.0001 ("),
+        (0, 384, 2e-7, "2e-07 is outside the published range 1e-06 to 0.0001 ("),
+    ],
+)  # fmt: skip
+def test_adapters_have_a_range_of_their_own_on_both_ends(rank, width, rate, said):
+    config = finetune_config.base()
+    config.tuning.lora_rank, config.optimizer.learning_rate = rank, rate
+    warning = finetune_config.rate_warning(config, width)
+    assert said in warning and bool(warning) == bool(said)
+    assert "published" not in warning or not rank
+    config.optimizer.learning_rate_range = (0.0, 1.0)
+    assert ("is outside" in finetune_config.rate_warning(config, width)) is False
 
 
 @pytest.mark.parametrize(

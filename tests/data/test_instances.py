@@ -337,10 +337,10 @@ def test_indexes_without_long_sentences_are_those_made_before(small_corpus, tmp_
     for length, is_cut in ((302, True), (303, False)):
         for recipe in (Recipe("segment_pair", length), Recipe("segment_pair", length, sentence_order=True)):
             instances.open_index(corpus, "train", recipe)
-            (file,) = (tmp_path / "corpus" / "index").glob(f"train-segment_pair-{length}-*")
+            (file,) = (tmp_path / "corpus" / "index").glob(f"train-segment_pair-{length}-*.npy")
             assert file.stem.endswith("-cut") == is_cut
             assert instances.cached_index(corpus, "train", recipe) is not None
             file.unlink()
     instances.open_index(corpus, "train", Recipe("full_sentences", 16))
-    (file,) = (tmp_path / "corpus" / "index").glob("train-full_sentences-16-*")
+    (file,) = (tmp_path / "corpus" / "index").glob("train-full_sentences-16-*.npy")
     assert not file.stem.endswith("-cut")

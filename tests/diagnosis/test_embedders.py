@@ -59,7 +59,9 @@ def logged(rows, batch_size=8, examples=80, **changes):
     config.update_from_flattened_dict(changes)
     steps = examples // batch_size
     last = steps - len(rows) + 1
-    run = {"kind": "finetune", "problem": "info_nce", "data": {"train": [examples, ""]}}
+    run = {
+        "kind": "finetune", "problem": "info_nce", "data": {"train": [examples, ""]}, "model": {"hidden_size": 768},
+    }  # fmt: skip
     return reading.Run(pathlib.Path("run"), config, run, [{"step": last + i} | row for i, row in enumerate(rows)])
 
 

@@ -1,5 +1,6 @@
 """A score near chance is reported for every kind of task, and the findings of a run do not contradict each other."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -7,7 +8,7 @@ import re
 import pytest
 
 from bert_jax.config import finetuning as finetune_config
-from bert_jax.diagnosis import near_chance, reading, report
+from bert_jax.diagnosis import embedders, near_chance, reading, report
 from bert_jax.diagnosis.finding import Finding
 from bert_jax.runs import checkpoint_files
 
@@ -174,6 +175,85 @@ def test_findings_do_not_contradict_each_other(tmp_path, rate, lora_rank, width,
         assert low * 0.99 <= value <= high * 1.01
     says_low, says_high = (any(word in cause for cause in causes) for word in ("below the", "too high"))
     assert not (says_low and says_high)
+
+
+WAYS_TO_FAIL = ["near", "failed", "unfinished"]
+
+
+def run_at_chance(folder, way, rows=(), **options):
+    """Returns a run whose score is at chance: near it, below it with every seed failed, or not finished."""
+    run = make_run(folder, score=0.51, **options)
+    if way == "failed":
+        seeds = [
+            seed | {"failure": "0.5 is not better than the commonest answer's 0.5"} for seed in run.summary["seeds"]
+        ]
+        run = dataclasses.replace(run, summary=run.summary | {"seeds": seeds})
+    if way == "unfinished":
+        run = dataclasses.replace(run, summary={})
+    last = run.rows[-1] | {"loss": rows[-1]["loss"] if rows else 0.7}
+    return dataclasses.replace(run, rows=[*rows, last])
+
+
+@pytest.mark.parametrize("way", WAYS_TO_FAIL)
+@pytest.mark.parametrize(
+    ("lora_rank", "width", "rate", "searched"),
+    [
+        (8, 384, 4e-4, "0.0001 to 0.001"), (8, 384, 1e-3, "0.0001 to 0.001"), (16, 1024, 1e-4, "0.0001 to 0.001"),
+        (8, 128, 1.14e-3, "0.00072 to 0.0018"), (0, 768, 5e-5, "2e-05 to 5e-05"), (0, 128, 1.7e-3, "0.00072 to 0.0018"),
+    ],
+)  # fmt: skip
+def test_a_score_at_chance_alone_does_not_show_a_high_rate(tmp_path, way, lora_rank, width, rate, searched):
+    changes = {"optimizer.learning_rate": rate, "tuning.lora_rank": lora_rank, "train.num_steps": 40}
+    findings = report.diagnose(run_at_chance(tmp_path, way, width=width, **changes))
+    causes = [cause for finding in findings for cause in finding.causes]
+    assert not any("high" in cause or "below the" in cause or "try --" in cause for cause in causes), causes
+    about_rate = [cause for cause in causes if "learning rate" in cause]
+    assert about_rate and all(f"{rate:g}: search {searched}," in cause for cause in about_rate)
+    assert ("LoRA adapters of a model" in about_rate[0]) == bool(lora_rank)
+    assert "too few steps" in causes[0] and "rate_out_of_range" not in {finding.name for finding in findings}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_FAIL)
+@pytest.mark.parametrize(
+    ("lora_rank", "rate", "lower"),
+    [(8, 4e-4, "0.0002"), (8, 1.5e-4, "0.0001"), (0, 5e-5, "2.5e-05"), (0, 3e-5, "2e-05"), (0, 2e-5, "1e-05")],
+)
+def test_a_loss_that_rose_shows_a_high_rate(tmp_path, way, lora_rank, rate, lower):
+    changes = {"optimizer.learning_rate": rate, "tuning.lora_rank": lora_rank}
+    losses = [0.7, 0.69, 0.6, 0.59, 0.5, 0.51, 0.6, 0.7, 0.9, 1.0, 1.1, 1.2]
+    rows = [{"step": step, "loss": loss} for step, loss in enumerate(losses, 1)]
+    run = run_at_chance(tmp_path, way, rows, **changes)
+    causes = [cause for finding in report.diagnose(run) for cause in finding.causes]
+    assert any(f"rate {rate:g} is high for this run: its training loss rose from 0.5" in cause for cause in causes), (
+        causes
+    )
+    asked = re.findall(r"try --config.optimizer.learning_rate=(\S+)", " ".join(causes))
+    assert lower in asked and all(float(value) < rate for value in asked)
+
+
+@pytest.mark.parametrize(("lora_rank", "rate", "lower"), [(8, 4e-4, "0.0001"), (8, 1e-3, "0.0002"), (0, 2e-5, "4e-06")])
+def test_an_embedder_whose_vectors_are_alike_is_not_told_a_rate_that_is_low(tmp_path, lora_rank, rate, lower):
+    changes = {"optimizer.learning_rate": rate, "tuning.lora_rank": lora_rank}
+    run = make_run(tmp_path, **changes)
+    rows = [run.rows[0] | {"positive_similarity": 0.99, "negative_similarity": 0.98}]
+    causes = embedders.collapsed(dataclasses.replace(run, rows=rows)).causes
+    assert causes[0].endswith(f"try --config.optimizer.learning_rate={lower}")
+    run.config.optimizer.learning_rate = float(lower)
+    assert not finetune_config.rate_warning(run.config, 768)
+
+
+def test_a_rate_above_the_range_of_adapters_is_too_high_only_where_the_run_shows_it(tmp_path):
+    changes = {"optimizer.learning_rate": 3e-3, "tuning.lora_rank": 8}
+    run = run_at_chance(tmp_path, "near", width=384, **changes)
+    by_name = {finding.name: finding for finding in report.diagnose(run)}
+    causes = " ".join(by_name["near_chance"].causes)
+    assert "0.003 is above the range 0.0001 to 0.001 for LoRA adapters of a model of width 384" in causes
+    assert "too high" not in causes
+    assert "outside the range 0.0001 to 0.001 for LoRA adapters" in by_name["rate_out_of_range"].message
+    seeds = [seed | {"failure": "not finite at step 12"} for seed in run.summary["seeds"]]
+    run = dataclasses.replace(run, summary=run.summary | {"seeds": seeds})
+    causes = " ".join(cause for finding in report.diagnose(run) for cause in finding.causes)
+    assert "too high: 0.003, those for LoRA adapters of a model of width 384 are 0.0001 to 0.001" in causes
 
 
 @pytest.mark.parametrize(

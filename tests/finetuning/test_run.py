@@ -397,7 +397,7 @@ def test_a_rate_outside_the_published_range_is_warned_about():
 def test_the_default_rate_is_chosen_once(folder, tmp_path, capfd):
     config = make_config(folder, **{"optimizer.learning_rate": -1.0, "train.num_steps": 8})
     finetuning.finetune(config, tmp_path / "run")
-    assert "config.optimizer.learning_rate: 0.0011, chosen for a width of 32" in capfd.readouterr().out
+    assert "config.optimizer.learning_rate: 0.0011, chosen for a model of width 32" in capfd.readouterr().out
     stored = json.loads((tmp_path / "run" / "config.json").read_text())
     assert stored["optimizer"]["learning_rate"] == pytest.approx(1.14e-3, rel=0.01)
     config.train.num_steps = 12  # continues with the rate that it began with, and refuses another
@@ -406,6 +406,13 @@ def test_the_default_rate_is_chosen_once(folder, tmp_path, capfd):
     config.optimizer.learning_rate = 1e-3
     with pytest.raises(UserError, match=r"its run began with config.optimizer.learning_rate=0.0011"):
         finetuning.finetune(config, tmp_path / "run")
+
+
+def test_the_default_rate_of_adapters_is_said_to_be_theirs(folder, tmp_path, capfd):
+    config = make_config(folder, **{"optimizer.learning_rate": -1.0, "train.num_steps": 1, "tuning.lora_rank": 2})
+    finetuning.finetune(config, tmp_path / "run")
+    said = capfd.readouterr().out
+    assert "config.optimizer.learning_rate: 0.0011, chosen for LoRA adapters of a model of width 32" in said
 
 
 @pytest.fixture(scope="session")

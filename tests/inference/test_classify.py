@@ -116,6 +116,23 @@ def test_labels_of_one_name_keep_their_scores(tokenizer):
         assert answer["score"] == answer["scores"][answer["label"]] == expected["score"]
 
 
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (("x", "x (2)", "x"), ["x", "x (2)", "x (3)"]),
+        (("x", "x", "x (1)"), ["x", "x (2)", "x (1)"]),
+        (("x", "x", "x"), ["x", "x (1)", "x (2)"]),
+        (("x", "x (3)", "x", "x"), ["x", "x (3)", "x (2)", "x (4)"]),
+        (("x (1)", "x (1)", "x"), ["x (1)", "x (1) (1)", "x"]),
+    ],
+)
+@pytest.mark.parametrize("problem", ["single_label", "multi_label"])
+def test_every_label_has_a_score_of_its_own(tokenizer, labels, names, problem):
+    task = Task("sequence_classification", len(labels), "cls")
+    classify = bert_jax.Classifier(make_model(tokenizer, task, labels, problem=problem))
+    assert list(classify.labels) == list(classify("ab cd")["scores"]) == names
+
+
 def test_mistakes_are_named(tokenizer, single):
     for bad, message in [
         ("", "text 2: empty; expected text"),

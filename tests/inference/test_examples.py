@@ -91,6 +91,48 @@ def test_several_pairs(reader, given):
     assert read(reader, given) == ([("a", "b"), ("c", "d")], False)
 
 
+REVIEW = Reader(("text", "text_pair"), 1, columns=("review",))
+Rated = collections.namedtuple("Rated", ("review", "stars"))
+RATED = np.array([("a", "bad"), ("c", "good")], dtype=[("review", "U5"), ("stars", "U5")])
+RATED_STRUCTS = pyarrow.array([{"review": "a", "stars": "bad"}, {"review": "c", "stars": "good"}])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        RATED, RATED.view(np.recarray), list(RATED), np.ma.array(RATED), (RATED[0], RATED[1]),
+        RATED[["stars", "review"]], iter(RATED), [Rated("a", "bad"), Rated("c", "good")],
+        [Series(["a", "bad"], Rated._fields), {"review": "c"}],
+        RATED_STRUCTS, list(RATED_STRUCTS), [dict(zip(Rated._fields, row, strict=True)) for row in RATED.tolist()],
+    ],
+)  # fmt: skip
+def test_rows_with_named_fields_are_records(given):
+    """The second field of a record is a pair's second text only where it has the name of one."""
+    if not hasattr(given, "__next__"):
+        with pytest.raises(UserError, match="text 1: no `text` string in"):
+            read(PAIR, given)
+    assert read(REVIEW, given) == ([("a",), ("c",)], False)
+
+
+@pytest.mark.parametrize(
+    "given", [RATED[0], RATED.view(np.recarray)[0], np.array(("a", "bad"), RATED.dtype), Rated("a", "bad"),
+              RATED_STRUCTS[0], np.ma.array(RATED)[0]],
+)  # fmt: skip
+def test_one_row_with_named_fields_is_a_record(given):
+    assert read(REVIEW, given) == ([("a",)], True)
+    with pytest.raises(UserError, match="text 1: no `text` string in"):
+        read(PAIR, given)
+
+
+def test_fields_of_a_row_may_be_a_pair_or_words():
+    pairs = np.array([(1, "a", "b")], dtype=[("id", int), ("premise", "U5"), ("hypothesis", "U5")])
+    assert read(OWN, pairs) == ([("a", "b")], False) and read(OWN, pairs[0]) == ([("a", "b")], True)
+    words = np.array([(["a", "b"],)], dtype=[("tokens", "U5", (2,))])
+    assert read(TAGS, words) == ([(["a", "b"],)], False)
+    with pytest.raises(UserError, match="text 1: no `review` string in"):
+        read(REVIEW, np.array([(b"a",)], dtype=[("review", "S5")]))
+
+
 @pytest.mark.parametrize("reader", [TEXT, PAIR, OWN, TAGS])
 def test_texts(reader):
     for given in ("a", np.str_("a"), np.array("a"), {"text": "a"}, {"text": np.str_("a"), "label": None}):

@@ -69,13 +69,81 @@ def test_a_word_is_the_mean_of_its_tokens_in_each_layer(model, inspector):
         (lambda i: i.mask_probabilities("[MASK] " * LONGEST), f"at most {LONGEST}"),
         (lambda i: i.word_vectors(["aa bb", "aabb"], "bb"), "text 2: no word 'bb' in 'aabb'"),
         (lambda i: i.word_vectors(["aa", "aa " * LONGEST], "aa"), "text 2: .* tokens"),
-        (lambda i: i.word_vectors([], "aa"), r"texts: found \[\]"),
-        (lambda i: i.word_vectors("aa", "aa"), "texts: found 'aa'"),
+        (lambda i: i.word_vectors([], "aa"), "texts: found none"),
+        (lambda i: i.word_vectors("bb", "aa"), "text: no word 'aa' in 'bb'"),
+        (lambda i: i.attention(["aa", ""]), "text 2: empty"),
+        (lambda i: i.attention(["aa", 3]), "text 2: found int"),
+        (lambda i: i.attention([("aa", "")]), "text 1: text_pair: empty"),
+        (lambda i: i.attention(["aa", "aa " * LONGEST]), rf"text 2: {LONGEST + 2} tokens"),
+        (lambda i: i.attention(["aa", "bb"], "cc"), "text_pair: found 1 texts; expected 2"),
+        (lambda i: i.attention(None), "text: found None; expected a string, a pair of strings or a dict with `text`"),
+        (lambda i: i.attention({"sentence": "aa"}), "no `text` string in"),
+        (lambda i: i.mask_probabilities(["[MASK]", "aa"]), r"text 2: no \[MASK\] in 'aa'"),
+        (lambda i: i.mask_probabilities({"text": "[MASK]", "text_pair": "aa"}), "found `text` with `text_pair`"),
+        (lambda i: i.word_vectors([("aa", "bb")], "aa"), "text 1: found tuple; expected a string"),
     ],
 )
 def test_mistakes_are_told(inspector, call, message):
     with pytest.raises(UserError, match=message):
         call(inspector)
+
+
+PAIRS = [("aa bb", "cc dd."), ("bb", "aa")]
+RECORDS = [dict(zip(("text", "text_pair"), pair, strict=True)) for pair in PAIRS]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        PAIRS, [list(pair) for pair in PAIRS], RECORDS, np.array(PAIRS),
+        {key: [row[key] for row in RECORDS] for key in RECORDS[0]},
+        np.array(PAIRS, dtype="U9").view([("text", "U9"), ("text_pair", "U9")])[:, 0], "beside",
+    ],
+)  # fmt: skip
+def test_attention_reads_what_a_classifier_reads(inspector, given):
+    answers = inspector.attention(*zip(*PAIRS, strict=True)) if isinstance(given, str) else inspector.attention(given)
+    assert isinstance(answers, list)
+    for (tokens, weights), pair in zip(answers, PAIRS, strict=True):
+        expected_tokens, expected = inspector.attention(*pair)
+        assert tokens == expected_tokens and "[SEP]" in tokens[:-1]
+        np.testing.assert_array_equal(weights, expected)
+
+
+def test_one_example_has_one_answer_in_any_form(inspector):
+    expected = inspector.attention("aa bb", "cc dd.")
+    for given in (PAIRS[0], RECORDS[0]):
+        tokens, weights = inspector.attention(given)
+        assert tokens == expected[0]
+        np.testing.assert_array_equal(weights, expected[1])
+    tokens, weights = inspector.attention({"text": "aa bb"})
+    assert tokens == ["[CLS]", "aa", "bb", "[SEP]"] and weights.shape == (2, 4, 4, 4)
+    assert inspector.attention([]) == []
+    assert [tokens for tokens, _ in inspector.attention(text for text in ("aa", "bb cc"))] == [
+        ["[CLS]", "aa", "[SEP]"], ["[CLS]", "bb", "cc", "[SEP]"],
+    ]  # fmt: skip
+
+
+def test_the_columns_of_the_model_s_own_data_are_read(model):
+    own = dataclasses.replace(model, settings={**model.settings, "columns": ("premise", "hypothesis")})
+    tokens, _ = Inspector(own).attention({"premise": "aa", "hypothesis": "bb", "label": 1})
+    assert tokens == ["[CLS]", "aa", "[SEP]", "bb", "[SEP]"]
+    assert len(Inspector(own).mask_probabilities([{"premise": "aa [MASK]"}, "[MASK]"])) == 2
+
+
+def test_masks_and_words_are_read_in_any_form(inspector):
+    masked = ["aa [MASK]", "[MASK] bb [MASK]"]
+    expected = [inspector.mask_probabilities(text) for text in masked]
+    for given in (masked, [{"text": text} for text in masked], {"text": masked}, np.array(masked), iter(masked)):
+        answers = inspector.mask_probabilities(given)
+        assert [answer.shape[1] for answer in answers] == [1, 2]
+        for answer, alone in zip(answers, expected, strict=True):
+            np.testing.assert_array_equal(answer, alone)
+    several = ["aa bb", "cc aa dd"]
+    vectors = inspector.word_vectors(several, "aa")
+    for given in ([{"text": text} for text in several], {"text": several}, np.array(several), iter(several)):
+        np.testing.assert_array_equal(inspector.word_vectors(given, "aa"), vectors)
+    for given in (several[1], {"text": several[1]}):
+        np.testing.assert_allclose(inspector.word_vectors(given, "aa"), vectors[1], rtol=1e-4, atol=1e-5)
 
 
 def test_masks_need_a_masked_language_model(tokenizer, model):

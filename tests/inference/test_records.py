@@ -209,6 +209,85 @@ def test_lines_without_a_header_are_texts(monkeypatch, content):
     assert len(list(records.Records("-", ("text",)))) == 2
 
 
+def stream(monkeypatch, content, fields=("text",), **options):
+    """Returns the records of standard input."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    return records.Records("-", fields, **options)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"review\na b\nc\n", "csv"), (b'"review"\r\n"a b"\r\n"c"\r\n', "csv"),
+        (b"\xef\xbb\xbfreview\na b\nc\n", "csv"),
+        (b"id;review\n1;a b\n2;c\n", "csv"), (b"id\treview\n1\ta b\n2\tc\n", "tsv"),
+        (b"id,review,text\n1,a b,x\n2,c,x\n", "csv"), (b'{"review": "a b"}\n{"review": "c"}\n', "jsonl"),
+    ],
+)  # fmt: skip
+def test_a_named_column_makes_standard_input_a_table(monkeypatch, content, kind, pack):
+    source = stream(monkeypatch, pack(content), columns={"text": "review"})
+    assert source.kind == kind and list(source) == list(source) == [("a b",), ("c",)] and not source.notes
+    assert [row["review"] for row in source.rows()] == ["a b", "c"]
+
+
+def test_a_named_column_that_standard_input_lacks_is_told(monkeypatch):
+    for content, found in ((b"A text.\nb", "A text."), (b"id,body\n1,a", "id, body")):
+        with pytest.raises(
+            UserError, match=f"standard input: no column 'review'; found {found}; expected it in the header"
+        ):
+            list(stream(monkeypatch, content, columns={"text": "review"}))
+    assert list(stream(monkeypatch, b"", columns={"text": "review"})) == []
+    second = stream(
+        monkeypatch, b"text,title\na,b\n", ("text", "text_pair"), optional=1, columns={"text_pair": "title"}
+    )
+    assert list(second) == [("a", "b")]
+
+
+@pytest.mark.parametrize(("content", "kind"), [(b"text\na b\n", "csv"), (b"text\tno\na b\t1\n", "tsv")])
+def test_a_column_of_ids_makes_standard_input_a_table(monkeypatch, content, kind):
+    source = stream(monkeypatch, content, has_columns=True)
+    assert source.kind == kind and list(source) == [("a b",)]
+
+
+HEADERS = [
+    (b"review\na fine film\nso bad, so long\n", "csv"), (b'"review"\n"a fine film"\n"so bad"\n', "csv"),
+    (b"Review\r\na fine film\r\n", "csv"), (b"text\nb\n", "csv"), (b"Sentence\nb\nc d\n", "csv"),
+    (b"id,label\n1,b\n", "csv"), (b"stars;Review text\n5;a fine film\n", "csv"),
+    (b"id\tbody\n1\ta fine film\n", "tsv"),
+    (b'stars,body\n5,"good, so good"\n', "csv"), (b"\n\nreview\na fine film\n", "csv"), (b"kritik\nb\n", "csv"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "kind"), HEADERS)
+def test_texts_whose_first_may_be_a_header_are_told(monkeypatch, content, kind):
+    source = stream(monkeypatch, content, ("text", "text_pair"), optional=1, own=("kritik",))
+    examples = list(source)
+    assert source.kind == "txt" and len(examples) == content.strip().count(b"\n") + 1
+    assert [note for note in source.notes if "hold nothing" not in note] == [
+        f"standard input: read as one text a line, the first of which is {examples[0][0]!r}; if that is the header of "
+        f"a table, --input_format={kind} reads it as one, and --text_column=NAME reads its column NAME"
+    ]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    assert records.Records("-", ("text",), kind="txt").notes == []
+    queries = stream(monkeypatch, content, flag="queries")
+    assert "table, --query_column=NAME reads" in queries.notes[0] if b"kritik" not in content else not queries.notes
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"text\n", b"A fine film.\nSo bad.\n", b"Hello\nHow are you?\nFine\n", b"cat\ndog\n",
+        b"Yes, sir\nNo, sir\n", b"yes,no\na fine film\n", b"What?\nA fine film.\n", b"1,2\n3,4\n",
+        b"Good.\nSo good.\n", b"a fine film\nb c\n",
+        b"a, b\nc, d\n",
+    ],
+)  # fmt: skip
+def test_texts_that_begin_as_no_header_are_read_without_a_note(monkeypatch, content):
+    source = stream(monkeypatch, content)
+    assert source.kind == "txt" and source.notes == [] and len(list(source)) == content.count(b"\n")
+
+
 def test_columns_that_a_model_was_trained_on_make_a_header(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Nr.;Satz\n1;a\n")))
     assert list(records.Records("-", ("text", "text_pair"), optional=1, own=("Satz",))) == [("a",)]

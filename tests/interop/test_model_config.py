@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import special
 
+import bert_jax
 from bert_jax import config as config_lib
 from bert_jax.interop import formats, huggingface, model_config
 from bert_jax.model import layers
@@ -52,6 +53,50 @@ def test_labels_and_problem(make, tmp_path, changes, expected):
     assert ("problem_type" in written) == ("problem_type" in changes)
     again = huggingface.read(tmp_path / "out")
     assert (again.labels, again.problem) == expected
+
+
+ODD_LABELS = [
+    (dict(id2label={"1": "a", "2": "b", "3": "c"}), ("LABEL_0", "a", "b"), "the ids 1, 2, 3, not 0 to 2"),
+    (dict(id2label={"0": "a", "2": "b", "5": "c"}), ("a", "LABEL_1", "b"), "the ids 0, 2, 5, not 0 to 2"),
+    (dict(id2label={"-1": "a", "0": "b", "1": "c"}), ("b", "c", "LABEL_2"), "the ids -1, 0, 1, not 0 to 2"),
+    (dict(id2label={"1": "LABEL_1", "2": "LABEL_0", "3": "x"}), ("LABEL_0", "LABEL_1", "LABEL_0"), "the ids 1, 2, 3"),
+    (dict(id2label={"neg": 0, "pos": 1}), ("LABEL_0", "LABEL_1"), "id2label is no object of names by id"),
+    (dict(id2label="a,b", num_labels=3), ("LABEL_0", "LABEL_1", "LABEL_2"), "id2label is no object of names by id"),
+    (dict(problem_type="ranking"), ("LABEL_0", "LABEL_1"), "problem_type 'ranking' is none of"),
+    (dict(problem_type="ranking", num_labels=1), ("LABEL_0",), "problem_type 'ranking' is none of"),
+    (dict(problem_type=["regression"]), ("LABEL_0", "LABEL_1"), "problem_type ['regression'] is none of"),
+]
+
+
+@pytest.mark.parametrize(("changes", "labels", "told"), ODD_LABELS)
+def test_odd_ids_and_problems_open_as_in_transformers(make, tmp_path, capsys, changes, labels, told):
+    made = make(pooler=True, task="sequence_classification", architectures=["BertForSequenceClassification"], **changes)
+    actual = huggingface.read(made.path)
+    assert (actual.labels, actual.problem) == (labels, "single_label")
+    lines = capsys.readouterr().err.splitlines()
+    assert told in lines[0] and sum("id2label has the" in line or "none of" in line for line in lines) <= 1
+    assert bert_jax.Embedder(actual, pooling="mean")(["a b"]).shape == (1, 8)
+    scores = bert_jax.Classifier(actual)("a b")["scores"]
+    assert len(scores) == len(labels)
+    huggingface.write(actual, tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written.items() >= {key: changes[key] for key in ("problem_type",) if key in changes}.items()
+    plain = {str(i): label for i, label in enumerate(labels)}
+    assert written["id2label"] == (changes.get("id2label") if "has the ids" in lines[0] else plain)
+    again = huggingface.read(tmp_path / "out")
+    assert (again.labels, again.problem) == (labels, "single_label")
+
+
+def test_one_output_with_an_unknown_problem_is_a_probability(make):
+    made = make(pooler=True, task="sequence_classification", num_labels=1, problem_type="ranking")
+    answer = bert_jax.Classifier(made.path)("a b")
+    assert answer["label"] == "LABEL_0" and 0 < answer["score"] < 1  # as transformers' pipeline
+
+
+def test_tags_with_odd_ids_open(make):
+    names = {"1": "O", "2": "B-PER", "3": "I-PER", "4": "X"}
+    actual = huggingface.read(make(task="token_classification", id2label=names, problem_type="ranking").path)
+    assert (actual.labels, actual.scheme) == (("LABEL_0", "O", "B-PER", "I-PER"), "BIO")
 
 
 def test_odd_labels_are_kept_and_told(make, tmp_path, capsys):

@@ -177,7 +177,7 @@ def test_directories_without_an_encoder_are_refused(make):
     list_modules(made.path, ("WordEmbeddings", "0_WordEmbeddings"), ("Pooling", "1_Pooling"))
     message = refusal(made.path)
     assert "begins with WordEmbeddings, which is no transformer; expected Transformer" in message
-    assert f"{made.path} can be opened by themselves" in message
+    assert f"; without modules.json, {made.path} opens as a plain encoder" in message
 
 
 def test_an_encoder_that_is_not_the_first_module_is_loaded(make):

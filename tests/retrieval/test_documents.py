@@ -1,5 +1,8 @@
 """Ids and texts of corpora and queries, and what is refused in them."""
 
+import io
+import sys
+
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -24,6 +27,24 @@ def test_ids_and_texts_of_every_kind_of_file(tmp_path):
     documents = Documents(tmp_path / "lines.txt", "corpus")
     assert list(documents) == list(documents) == [("0", "ab cd"), ("1", "ef")]
     assert documents.where(1).endswith("lines.txt:3") and "1 lines hold nothing" in documents.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "content", "expected"),
+    [
+        ({"column": "body"}, b"body\nab cd\nef\n", [("0", "ab cd"), ("1", "ef")]),
+        ({"id_column": "key", "column": "body"}, b"key;body\nA;ab cd\nB;ef\n", [("A", "ab cd"), ("B", "ef")]),
+        ({"id_column": "text"}, b"text\nab cd\nef\n", [("ab cd", "ab cd"), ("ef", "ef")]),
+        ({}, b"body\nab cd\nef gh\n", [("0", "body"), ("1", "ab cd"), ("2", "ef gh")]),
+    ],
+)
+def test_a_named_column_makes_standard_input_a_table(monkeypatch, options, content, expected):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    documents = Documents("-", "corpus", **options)
+    assert list(documents) == expected
+    assert [("--text_column=NAME" in note, "--input_format" in note) for note in documents.notes] == [(True, False)] * (
+        not options
+    )
 
 
 @pytest.mark.parametrize("title", [3, 0, False, ["a"], [], {}, {"en": "a"}, 1.5])

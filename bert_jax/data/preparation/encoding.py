@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 EXAMINED_BYTES = 1 << 16  # the beginning of a file, which shows its encoding
 _MOST_LOST = 1 << 16  # bytes; of a longer paragraph or line, no more are left out at once
 _FEW_PARAGRAPHS = 4  # that are damaged say nothing about the others
+_FEW_MARKS = 1 / 3  # share of the bytes that are letters with marks in text with Latin letters
 _BYTE_ORDER_MARKS = (
     (b"\xff\xfe\0\0", "UTF-32"),
     (b"\0\0\xfe\xff", "UTF-32"),
@@ -27,6 +28,7 @@ def find_problem(begin: bytes) -> str:
             return f"{name}, by its first bytes; {_advice(name)}"
     if begin.startswith(b"\x1f\x8b"):
         return "compressed by gzip, by its first bytes; expected a name that ends in .gz"
+    begin = begin.rstrip(b"\0") or begin  # what a crash leaves at the end of a file
     if begin.count(b"\0") > len(begin) // 8:
         return f"every few bytes a zero, as in UTF-16 or what is no text; {_advice('UTF-16')}"
     if len(_CONTROLS.findall(begin)) > len(begin) // 20:  # UTF-16 of scripts whose second bytes are such
@@ -41,7 +43,12 @@ def find_problem(begin: bytes) -> str:
         paragraphs = [line for paragraph in paragraphs for line in paragraph.split(b"\n") if line.strip()]
     damaged = sum(_error(paragraph) is not None for paragraph in paragraphs)
     if error and damaged > max(_FEW_PARAGRAPHS, len(paragraphs) // 2):
-        return f"{describe(error)}, nor are most of its {unit}; {_advice('LATIN1')}"
+        far = sum(byte > 127 for byte in begin) > _FEW_MARKS * sum(byte > 32 for byte in begin)
+        names = "GB18030, SHIFT_JIS, KOI8-R or CP1251" if far else "LATIN1 or CP1250"
+        return (
+            f"{describe(error)}, nor are most of its {unit}; expected UTF-8, such as from iconv -f ENCODING -t "
+            f"UTF-8, where ENCODING is the file's own: {names}, for instance"
+        )
     return ""
 
 

@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import pathlib
-import shlex
 import shutil
 import sys
 
@@ -23,7 +22,7 @@ from bert_jax.config.schema import closest
 from bert_jax.data.corpus import FORMAT_VERSION, SPLITS
 from bert_jax.data.preparation import beam, joining, languages, shards, sources, vocabulary
 from bert_jax.data.preparation.sentences import MODES
-from bert_jax.errors import UserError, command_line
+from bert_jax.errors import UserError, command_line, quoted
 
 _LONG_SENTENCES = 0.1  # share of the text in long sentences that is warned about
 _PUBLISHED_SIZE = 30522  # entries of BERT's vocabulary, which most recipes name
@@ -439,8 +438,8 @@ def next_command(manifest: dict, output: str | pathlib.Path) -> str:
     Most recipes have the vocabulary size of the published model; a vocabulary of another size needs a model of its own.
     """
     flag = "" if manifest["tokenizer"]["vocab_size"] == _PUBLISHED_SIZE else " --config.model.vocab_size=0"
-    corpus, program = shlex.quote(str(output)), command_line("pretrain")
-    workdir = shlex.quote(outputs.free_folder(f"runs/{os.path.basename(os.path.abspath(str(output)))}-{_RECIPE}"))
+    corpus, program = quoted(str(output)), command_line("pretrain")
+    workdir = quoted(outputs.free_folder(f"runs/{os.path.basename(os.path.abspath(str(output)))}-{_RECIPE}"))
     return (
         f"  {command_line('recipes')} lists larger recipes than `{_RECIPE}`\n"
         f"next: {program} --config={_RECIPE} --workdir={workdir} --config.data.corpus={corpus}{flag}"
@@ -461,5 +460,5 @@ def command_again(manifest: dict, output: str | pathlib.Path, tokenizer: str) ->
     given["language"] = manifest.get("language", "")  # what the user has said
     flags = {name: value for name, value in given.items() if value != usual[name]}
     flags |= {"output": outputs.free_folder(f"{os.fspath(output).rstrip('/')}-again"), "tokenizer": tokenizer}
-    words = (f"--{name}={shlex.quote(str(value))}" for name, value in flags.items())
+    words = (f"--{name}={quoted(str(value))}" for name, value in flags.items())
     return f"{command_line('prepare')} {' '.join(words)}"

@@ -12,14 +12,17 @@ MODES = ("split", "line")
 _splitter = sentencex.segment
 # Marks that end a sentence, and nothing else, whether white space follows or not. The full stop, and its like in other
 # scripts of Europe, also stands inside words and numbers.
-_STOPS = "։؟؝۔܀܁܂߹।॥။።፧፨។៕᙮᠃᠉᭟᱾᱿꓿꘎꛳꡶꡷꣎꣏꧉꩝꩞꩟꯫"
+_STOPS = "｡։׃؟؝۔܀܁܂߹।॥။።፧፨។៕᙮᠃᠉᭟᱾᱿꓿꘎꛳꡶꡷꣎꣏꧉꩝꩞꩟꯫"
 _BURMESE_COMMAS = ("၊", "၏")  # the second is a genitive, and ends literary sentences before a stop
 _SHADS = "།༎༏༐༑༔"  # Tibetan; often several, with spaces between
-# Ends of sentences that sentencex does not know: Khmer and Tibetan marks; and the space between Thai or Lao words, as
-# these write no mark. Beside ๆ, ໆ and ฯ a space means nothing.
-_UNKNOWN_TO_SPLITTER = re.compile("[\u0e00-\u0fff\u104a\u104f\u1780-\u17ff]")
+# Ends of sentences that sentencex does not know: Khmer and Tibetan marks; the space between Thai or Lao words, as these
+# write no mark (beside ๆ, ໆ and ฯ a space means nothing); the full stop of half-width kana; Ethiopic's, typed as two
+# word separators or colons; the Greek question mark's own character; and Hebrew's sof pasuq.
+_UNKNOWN_TO_SPLITTER = re.compile("[\u037e\u05c3\u0e00-\u0fff\u104a\u104f\u1200-\u137f\u1780-\u17ff｡]")
+_ETHIOPIC_STOPS = ("፡፡", "::")
 _FURTHER_END = re.compile(
     rf"(?<=[។៕])(?![។៕])\s*|(?<=[{_SHADS}])(?!\s*[{_SHADS}])\s*|(?<=[ก-ฮะ-ฺเ-ๅ็-๎ກ-ຽເ-ໄ່-ໍໜ-ໟ])\s+(?=[ก-ฮเ-ไກ-ຮເ-ໄໜ-ໟ])"
+    rf"|(?<={_ETHIOPIC_STOPS[0]})(?!፡)\s*|(?<=[\u1200-\u137f]::)(?!:)\s*|(?<=\u05c3)\s*|(?<=\u037e)\s+|(?<=｡)(?![｡｣）])\s*"
 )
 # sentencex ends no sentence inside a pair of these, however far apart, so that a mark without its partner, or the
 # brackets of "(1." and "2)", joins all sentences up to the next one.
@@ -29,7 +32,7 @@ _LONGEST_PAIR = 2000  # characters; a paragraph of speech is shorter
 _OPENING_MARK = re.compile("[(\\[{（「《„‚]|(?<=[。！？”’」])[“‘]")  # whatever stands before it
 # Between two quoted sentences without white space, as in Chinese dialogue: “走吧。”“好。”
 _BETWEEN_QUOTES = re.compile("(?<=[。！？｡．…!?][”’」』】）])(?=[“‘「『【（])|(?<=[。！？｡．…!?]’”)(?=“)")
-_CLOSING_MARKS = "”’」』】）》〉"
+_CLOSING_MARKS = "”’｣」』】）》〉"
 _FIRST_UNSPACED = "\u0e00"  # before it: Latin letters, Cyrillic, Arabic, Devanagari, ...
 
 
@@ -147,7 +150,7 @@ def _is_wide_mark(character):
 
 
 def _sentences_of_other_scripts(pieces):
-    """Returns the sentences of text with Thai, Lao, Tibetan, Burmese or Khmer, of which sentencex found some."""
+    """Returns the sentences of text in a script with ends that sentencex does not know, of which it found some."""
     sentences = []
     for piece in pieces:
         if sentences and sentences[-1].rstrip().endswith(_BURMESE_COMMAS):
@@ -171,4 +174,6 @@ def _inside_a_word(before, after):
     last = before[-1]
     if last.isspace() or after[0].isspace():
         return False
-    return last not in _STOPS and last not in _SHADS and unicodedata.east_asian_width(last) not in "WF"
+    if before.endswith(_ETHIOPIC_STOPS) or last in _STOPS or last in _SHADS:
+        return False
+    return unicodedata.east_asian_width(last) not in "WF"

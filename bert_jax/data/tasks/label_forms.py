@@ -1,5 +1,6 @@
 """Refuses labels that are written in another form than config.task.problem reads, with the place of the first."""
 
+import collections
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -27,20 +28,52 @@ LIST = re.compile(
     r"|<(?:tf|pyarrow)\.\w.*>|.*\bdtype: \w+|shape: \(\d+,\).*",
     re.DOTALL,
 )
+# What other programs write for a missing value; no class has such a name unless config.task.labels says so.
+_MISSING = {
+    "nan", "-nan", "+nan", "<nan>", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan", "1.#snan", "<na>", "<null>", "null",
+    "(null)", "<none>", "<missing>", "\\n", "#na", "#n/a", "#n/a n/a",
+    "-100",  # transformers ignores -100
+}  # fmt: skip
+_MISSING_AS_WRITTEN = {"None", "NaT"}  # "none" is often a class
+# Errors of a spreadsheet's formulas, in any language: #VALUE!, #NAME?, #DIV/0!, #WERT!, Err:502.
+_FORMULA_ERROR = re.compile(r"#\u00a1?[A-Z\u00c0-\u00de][A-Z\u00c0-\u00de0-9/_]*[!?]|#NV|#GETTING_DATA|Err:\d{3}")
+_PLACEHOLDER = re.compile(r"\?+|[-\u2013\u2014]+|\.+|\*+|_+|/|#")  # for a missing value, unless marks are the classes
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_NUMBERS = re.compile(rf"{_NUMBER}(?:\s*[,;|]\s*{_NUMBER}|\s+{_NUMBER})+")  # a vector, scores or ids
+_BITS = re.compile(r"[01]{2,}")
+_STRONG = re.compile(r"[;\uff1b|\uff5c\t\n\r]")  # marks that hardly stand inside the name of a class
+_BETWEEN_CLASSES = (
+    re.compile(r"\s*(?:[|+/&,;#\uff5c\uff0b\uff0f\uff06\uff0c\uff1b\u3001\u060c]|\band\b|\s)\s*"),
+    *(re.compile(rf"\s*{re.escape(mark)}\s*") for mark in "|+/&,;"),  # alone: C/C++ are C and C++
+)
+_CHARACTER_REFERENCE = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d+|#x[0-9a-fA-F]+);")
 _SHOWN = 10  # names in a note
 _UNSEEN = re.compile(r"[\u034f\u115f\u1160\u3164\ufe00-\ufe0f]")  # joiners, fillers, variants of a sign
 _QUOTES = {"\u2018": "'", "\u2019": "'", "\u02bc": "'", "\u201c": '"', "\u201d": '"'}
 _ELEMENT = re.compile(r"(?:(?:torch|np|numpy|jnp)\.)?(?:tensor|array|Array)\(.*\)|(?:np|numpy)\.\w+\(.*\)", re.DOTALL)
+# b'x', u'x', Decimal('1'), <Label.GOOD: 1>, <__main__.Label object at 0x7f12ab34cd56>
+_PYTHON = re.compile(
+    r"(?:[bB]|[uU]|[rR][bB]|[bB][rR])(?:'.*'|\".*\")|[^\W\d][\w.]*\((?:'[^']*'|\"[^\"]*\")\)"
+    r"|<[^\W\d]\w*\.\w+: .+>|<.* at 0x[0-9a-fA-F]+>",
+    re.DOTALL,
+)
 
 
 def form_of_text(text: str) -> str:
     """Returns what a text is that a program wrote instead of a label, such as "a list written as text"; "" for others.
 
-    Such are lists and arrays, and single values as numpy and torch write them: tensor(1), np.str_('x').
+    Such are lists and arrays, and single values as numpy, torch and Python write them: tensor(1), np.str_('x'), b'x'.
     """
     if LIST.fullmatch(text):
         return "a list written as text"
-    return "a value of numpy or torch written as text" if _ELEMENT.fullmatch(text) else ""
+    if _ELEMENT.fullmatch(text):
+        return "a value of numpy or torch written as text"
+    return "a value of Python written as text" if _PYTHON.fullmatch(text) else ""
+
+
+def is_missing(text: str) -> bool:
+    """Returns whether a text is what other programs write for a missing value, such as nan, NULL or #VALUE!."""
+    return text.lower() in _MISSING or text in _MISSING_AS_WRITTEN or bool(_FORMULA_ERROR.fullmatch(text))
 
 
 def check_classes(table, column, names):
@@ -118,16 +151,96 @@ def check_types(table, column, values):
         )
 
 
-def check_joined(table, names, occurring):
-    """Raises UserError for a class such as "x|y" where x and y are classes too: several labels in one text."""
+def check_written(table, column, names):
+    """Raises UserError for a class that is a text of several values, or that stands for a missing one.
+
+    Such are vectors and ids (1,0,0; 1 0 0; 010 beside 110), words for true and false in each record (yes,no), labels of
+    fastText, and a placeholder such as ?.
+    """
+    occurring = [name for name in dict.fromkeys(names) if name is not None]
+    form_by_name = {name: form for name in occurring if (form := _form_of_several(name))}
+    words = [re.split(r"\s*[,;|\s]\s*", name.casefold()) for name in occurring]
+    sizes = {len(parts) for parts in words}
+    values = {word for parts in words for word in parts}
+    is_vectors = len(sizes) == 1 and sizes != {1} and any(values <= pair for pair in _TRUTH)
+    is_bits = len({len(name) for name in occurring}) == 1 and all(map(_BITS.fullmatch, occurring))
+    if is_vectors or (is_bits and any(name.startswith("0") for name in occurring)):
+        form_by_name = dict.fromkeys(occurring, "as many words for true and false in every record") | form_by_name
     for i, name in enumerate(names):
-        parts = [part for part in _MARKS_BETWEEN.split(name or "") if part]
-        if len(parts) > 1 and all(part in occurring for part in parts):
+        if name in form_by_name:
             raise UserError(
-                f"{table.where(i)}: label {name!r} joins {' and '.join(map(repr, parts))}, which are labels too; "
-                "expected one label in each record, or config.task.problem=multi_label, or config.task.labels that "
-                "name it"
+                f"{table.where(i)}: {column!r} is {shortened(name)!r}, {form_by_name[name]}; expected one class, or "
+                "config.task.problem=multi_label with lists (JSONL, Parquet), names between | (CSV, TSV) or a column "
+                "of 0 and 1 for each label (config.task.label=x,y), or config.task.labels that name it"
             )
+    check_placeholders(table, column, [[] if name is None else [name] for name in names])
+
+
+def check_placeholders(table, column, record_names):
+    """Raises UserError for a label such as ?, which stands for a missing value, where no other is of marks alone."""
+    occurring = dict.fromkeys(name for names in record_names for name in names)
+    marks = [name for name in occurring if not re.search(r"\w", name)]
+    if len(marks) == 1 and len(occurring) > 1 and _PLACEHOLDER.fullmatch(marks[0]):
+        i = next(i for i, names in enumerate(record_names) if marks[0] in names)
+        raise UserError(
+            f"{table.where(i)}: {column!r} is {marks[0]!r}, as programs write a missing value; expected a label, or "
+            "config.task.labels that name it"
+        )
+
+
+def _form_of_several(name):
+    """Returns what a text of several labels is, such as "numbers with marks between them"; "" for others."""
+    if _NUMBERS.fullmatch(name) and number_of(name) is None:
+        return "several numbers written as text"
+    return "labels with spaces between them" if name.count("__label__") > 1 else ""
+
+
+def check_joined(table, names, occurring):
+    """Raises UserError for classes that seem to be several labels in one text.
+
+    Such are "x|y" and "x y" where x and y are classes too; "x+y" where its parts are classes, or parts of other such
+    names; and "x;y" where one part is a class, or several classes have such a mark.
+    """
+    parts_by_name = {name: _parts(_MARKS_BETWEEN, name) for name in occurring}
+    counts = collections.Counter(part for parts in parts_by_name.values() for part in set(parts))
+    marked = {name: parts for name in occurring if (parts := _marked_parts(name))}
+    reason_by_name = {}
+    for name, parts in parts_by_name.items():
+        ways = (_parts(pattern, name) for pattern in _BETWEEN_CLASSES)
+        way = next((way for way in ways if len(set(way)) > 1 and all(part in occurring for part in way)), None)
+        is_shared = len(set(parts)) > 1 and all(part in occurring or counts[part] > 1 for part in parts)
+        if way:
+            reason_by_name[name] = f"joins {' and '.join(map(repr, way))}, which are labels too"
+        elif is_shared and any(number_of(part) is None for part in parts):  # 1/2 and 2/3 are fractions
+            reason_by_name[name] = f"joins {' and '.join(map(repr, parts))}, which other labels join too"
+        elif name in marked and (len(marked) > 1 or any(part in occurring for part in marked[name])):
+            reason_by_name[name] = (
+                f"holds {_STRONG.findall(_without_references(name))[0]!r} between words that may be labels of their own"
+            )
+    for i, name in enumerate(names):
+        if name in reason_by_name:
+            raise UserError(
+                f"{table.where(i)}: label {shortened(name)!r} {reason_by_name[name]}; expected one label in each "
+                "record, or config.task.problem=multi_label, or config.task.labels that name it"
+            )
+
+
+def _parts(pattern, name):
+    """Returns the parts of a name between separators, without empty ones."""
+    return [part for part in pattern.split(_without_references(name)) if part]
+
+
+def _without_references(name):
+    """Returns a name without HTML's references to characters, such as &amp;, whose marks separate nothing."""
+    return _CHARACTER_REFERENCE.sub("", name)
+
+
+def _marked_parts(name):
+    """Returns the words between marks that hardly stand inside a name; [] without such marks, or for marks alone."""
+    if not _STRONG.search(_without_references(name)):
+        return []
+    parts = [part.strip() for part in _parts(_STRONG, name)]
+    return parts if all(re.search(r"\w", part) for part in parts) else []
 
 
 @_moved.renamed_arguments(of_records="record_names")

@@ -13,12 +13,6 @@ import numpy as np
 from bert_jax.data.tasks import cells, label_forms, metrics, records
 from bert_jax.errors import UserError, shortened
 
-# What other programs write for a missing value; no class has such a name unless config.task.labels says so.
-_MISSING = (
-    "nan", "NaN", "NAN", "-nan", "-NaN", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN", "<NA>", "<null>", "NULL", "null",
-    "None", "NaT", "\\N", "#N/A", "#NA", "#N/A N/A",
-    "-100",  # transformers ignores -100
-)  # fmt: skip
 _PERHAPS_MISSING = ("NA", "N/A", "n/a")  # also names of classes, such as that of no relation
 _IGNORED = -100
 
@@ -84,6 +78,7 @@ class SingleLabel(Labels):
         occurring = dict.fromkeys(value for value in values if value is not None)
         self._numbers_too = bool(declared)
         if not declared:
+            label_forms.check_written(train, self._column, values)
             label_forms.check_classes(train, self._column, values)
             label_forms.check_types(
                 train, self._column, enumerate(zip(train.columns[self._column], values, strict=True))
@@ -173,6 +168,7 @@ class MultiLabel(Labels):
             label_forms.check_types(train, columns[0], pairs)
             label_forms.check_separators(train, record_names, occurring)
             label_forms.check_spaces(train, columns[0], record_names)
+            label_forms.check_placeholders(train, columns[0], record_names)
             if set(occurring) <= {"0", "1"} and all(len(record) == 1 for record in record_names):
                 raise UserError(
                     f"{train.where(0)}: {columns[0]!r} is 0 or 1 in every record; expected labels, or a column of 0 "
@@ -256,7 +252,7 @@ class MultiLabel(Labels):
         names = [name.strip() for name in text.split(self._separator) if name.strip()]
         if all(name in self._declared for name in names) and self._declared:
             return names
-        if text in _MISSING:
+        if label_forms.is_missing(text):
             return None
         problem = ""
         if form := label_forms.form_of_text(text):
@@ -391,7 +387,7 @@ def _label_name(value, class_names, where, declared):
         return None
     if isinstance(value, str | int | float):
         name = str(value).strip()
-        return None if name in _MISSING and name not in declared else name
+        return None if label_forms.is_missing(name) and name not in declared else name
     raise UserError(f"{where}: the label is {cells.kind_of(value)}; expected a name or a number")
 
 

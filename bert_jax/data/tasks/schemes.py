@@ -26,6 +26,20 @@ _OTHER_FORMS = (
     re.compile(rf"(\S|\S.*\S)\s*(?:[^\w\s]|_|\s)\s*([{_LETTERS}])"),
 )
 _FURTHER = "IELM"  # letters of words that go on with an entity
+_OUTSIDES = {"O", "0", "OUT", "OUTSIDE", "OTHER", "NONE"}
+_WRAP = re.compile(
+    r"(?:[bBuU](?=['\"]))?[\W_]*(\w(?:.*\w)?)[\W_]*"
+)  # 'B-PER', [B-PER], <B-PER>, ['B-PER', and b'B-PER'
+_EMBEDDED = re.compile(rf".*[^\w-]([{_LETTERS}])-(\w.*)")  # behind something else: ner=B-PER, NNP/B-PER
+# Letters as words: begin-PER, Inside_PER, and PER:begin.
+_WORDS = {
+    "BEGIN": "B", "BEGINNING": "B", "BEG": "B", "START": "B", "INSIDE": "I", "INNER": "I", "IN": "I",
+    "INTERMEDIATE": "I", "MIDDLE": "I", "MID": "I", "CONTINUE": "I", "CONT": "I", "INTERIOR": "I",
+}  # fmt: skip
+_WORD_FORMS = (
+    re.compile(rf"({'|'.join(_WORDS)})(?:\s*(?:[^\w\s]|_)\s*|\s+)(\S.*)"),
+    re.compile(rf"(\S|\S.*\S)(?:\s*(?:[^\w\s]|_)\s*|\s+)({'|'.join(_WORDS)})"),
+)
 
 Place = tuple[int, int]  # index of a sentence and of a word in it
 
@@ -109,22 +123,73 @@ def first_non_entity_tag(
 
 
 def look_alike(sentences: Sequence[Sequence[str]]) -> Place | None:
-    """Returns the place of the first tag in another form of entity tags, such as B_PER or PER-B; None for others.
+    """Returns the place of the first tag in another form of entity tags, such as B_PER, 'B-PER'; None for others.
 
-    B and a letter that goes on must occur with one type, and O; or brackets, (PER* and *), as in CoNLL-2005 and 2012.
+    Forms are: entity tags in quotes, brackets or other marks; B and a letter that goes on, with one type, in another
+    order, with another mark between them, in words (begin-PER) or behind something (ner=B-PER); and brackets, (PER* and
+    *), as in CoNLL-2005 and 2012. Forms of which plain tags may consist too (BPER, B PER) need a tag that is O.
     """
     names = {tag for tags in sentences for tag in tags}
     brackets = {tag for tag in names if re.fullmatch(r"\([^\s()*]+\*?\)?", tag)}
-    if brackets and names & {"*", "*)", "-"}:
-        return next((i, j) for i, tags in enumerate(sentences) for j, tag in enumerate(tags) if tag in brackets)
-    if not names & {OUTSIDE, "o"}:
-        return None
-    for form, swap in zip(_OTHER_FORMS, (False, True), strict=True):
-        pairs = {tag: match.groups()[:: -1 if swap else 1] for tag in names if (match := form.fullmatch(tag.upper()))}
-        for tag, (letter, kind) in pairs.items():
-            if letter == "B" and any((further, kind) in pairs.values() for further in _FURTHER):
-                return next((i, tags.index(tag)) for i, tags in enumerate(sentences) if tag in tags)
-    return None
+    odd = brackets if names & {"*", "*)", "-"} else set()
+    inner = {tag: _unwrapped(tag) for tag in names}
+    odd = odd or _wrapped(inner) or _words(inner) or _pairs(inner)
+    return next(((i, j) for i, tags in enumerate(sentences) for j, tag in enumerate(tags) if tag in odd), None)
+
+
+def _unwrapped(tag):
+    """Returns a tag in capitals, without marks around it."""
+    match = _WRAP.fullmatch(tag)
+    return match[1].upper() if match else tag.upper()
+
+
+def _wrapped(inner):
+    """Returns the tags that are entity tags but for marks around them; `inner` has each tag without these."""
+    wrapped = {tag: text for tag, text in inner.items() if text != tag.upper() and not _TAG.fullmatch(tag.upper())}
+    typed = {tag for tag, text in wrapped.items() if _TAG.fullmatch(text)}
+    if any(wrapped[tag][0] in "BI" for tag in typed):
+        return typed
+    letters = set(inner.values()) - {OUTSIDE}
+    is_bare = letters <= set(_LETTERS) and any(needed <= letters for needed in _BARE)
+    return set(wrapped) if is_bare and OUTSIDE in wrapped.values() else set()
+
+
+def _words(inner):
+    """Returns the tags with words for B and I: with one type, with one of I beside "outside", or without types."""
+    has_outside = "OUTSIDE" in inner.values()
+    for form, is_swapped in zip(_WORD_FORMS, (False, True), strict=True):
+        pairs = _split(form, is_swapped, inner)
+        kinds = {letter: {kind for word, kind in pairs.values() if _WORDS[word] == letter} for letter in "BI"}
+        if kinds["B"] & kinds["I"] or (kinds["I"] and has_outside):
+            return set(pairs)
+    letters = {_WORDS.get(text, "") for text in inner.values() if text != "OUTSIDE"}
+    return set(inner) if has_outside and letters == {"B", "I"} else set()
+
+
+def _pairs(inner):
+    """Returns the tags of B in another form, where a letter of words that go on occurs in it with the same type."""
+    capitals = {tag: tag.upper() for tag in inner}
+    has_outside = not _OUTSIDES.isdisjoint([*capitals.values(), *inner.values()])
+    embedded = {tag: text for tag, text in inner.items() if not _TAG.fullmatch(capitals[tag])}
+    for form, is_swapped, texts in (
+        (_OTHER_FORMS[0], False, capitals),
+        (_OTHER_FORMS[0], False, inner),
+        (_OTHER_FORMS[1], True, inner),
+        (_EMBEDDED, False, embedded),
+    ):
+        pairs = _split(form, is_swapped, texts)
+        kinds = {kind for letter, kind in pairs.values() if letter in _FURTHER}
+        odd = {tag for tag, (letter, kind) in pairs.items() if letter == "B" and kind in kinds}
+        is_marked = all(re.search(r"[^\w\s]|_", texts[tag].replace(pairs[tag][1], "")) for tag in odd)
+        if odd and (has_outside or (is_marked and len(inner) - len(pairs) <= 1)):
+            return odd
+    return set()
+
+
+def _split(form, is_swapped, texts):
+    """Returns {tag: (letter or word, type)} of the texts of tags that have a form."""
+    matches = {tag: form.fullmatch(text) for tag, text in texts.items()}
+    return {tag: match.groups()[:: -1 if is_swapped else 1] for tag, match in matches.items() if match}
 
 
 def first_nested(sentences: Sequence[Sequence[str]]) -> Place | None:

@@ -12,7 +12,7 @@ import gzip
 import re
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from bert_jax.config.schema import closest
 from bert_jax.errors import UserError, shortened
@@ -22,6 +22,7 @@ DELIMITERS = {"csv": ",", "tsv": "\t"}
 _OTHERS = (",", ";", "\t", "|")
 _NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 _GZIP = b"\x1f\x8b"  # no text in UTF-8 begins so
+_COLUMN = re.compile(r"[^\W\d][\w.-]*(?: [\w.-]+){0,2}")  # a name of a column, such as text_pair or Review text
 _LONGEST_RECORD = 10_000  # lines of one quoted record, beyond which quotes are taken for text
 
 
@@ -169,6 +170,30 @@ def rows(path, layout: Layout, name: str = "", mark: str = " line ") -> Iterator
                 continue
             raise UserError(f"{name}{mark}{number}: found {len(row)} columns; expected {len(layout.columns)}")
         yield number, row
+
+
+def may_be_header(first: str, following: Sequence[str], known: Collection[str] = ()) -> bool:
+    """Returns whether a line may name the columns of the lines below it.
+
+    They are names without a space after the delimiter, as prose has, and every line below has as many fields; or it is
+    one name: a word above lines of several words, or a known name.
+
+    Args:
+      first: the line.
+      following: lines below it; none: it is no header.
+      known: names of columns of texts, in lower case.
+    """
+    for delimiter in _OTHERS:
+        names = _fields(first, delimiter)
+        if len(names) < 2 or f"{delimiter} " in first or not all(map(_COLUMN.fullmatch, names)):
+            continue
+        if following and all(len(_fields(line, delimiter)) == len(names) or '"' in line for line in following):
+            return True
+    name = "".join(_fields(first, "\t"))
+    if not following or not _COLUMN.fullmatch(name):
+        return False
+    is_word = " " not in name and not name.endswith(".")
+    return name.lower() in known or (is_word and all(" " in line.strip() for line in following))
 
 
 def _fields(header, delimiter):

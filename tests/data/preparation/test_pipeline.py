@@ -270,7 +270,17 @@ def test_bytes_that_are_not_utf_8_cost_their_paragraph(tmp_path, vocab, monkeypa
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("a.txt", "Où est l'été ?\n\nIl était là.\n\n".encode("latin-1") * 9, "not UTF-8 at byte 1 .*iconv -f LATIN1"),
+        (
+            "a.txt",
+            "Où est l'été ?\n\nIl était là.\n\n".encode("latin-1") * 9,
+            "not UTF-8 at byte 1 .* own: LATIN1 or",
+        ),
+        ("a.txt", "Все люди рождаются свободными.\n\n".encode("koi8-r") * 9, "at byte 0 .* own: GB18030, .*KOI8-R"),
+        (
+            "a.txt",
+            "人人生而自由，在尊严上平等。\n\n".encode("gb18030") * 9,
+            "at byte 0 .* own: GB18030, ",
+        ),
         ("a.txt", "The cat sat.\n".encode("utf-16-le"), "every few bytes a zero.*iconv -f UTF-16"),
         ("a.txt", "Все люди рождаются свободными.\n".encode("utf-16-le"), "every few bytes a control character.*iconv"),
         ("a.jsonl", '{"text": "The cat sat."}\n'.encode("utf-16"), "UTF-16, by its first bytes"),

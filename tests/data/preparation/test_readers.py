@@ -315,3 +315,10 @@ def test_tfds_is_read_without_tensorflow(tmp_path):
     assert tenth.startswith("60 Record ")
     with pytest.raises(UserError, match="small_text:nosplit"):
         sources.plan("tfds:small_text:nosplit", sources.Options(data_dir=str(tmp_path)))
+
+
+def test_zeros_at_the_end_of_a_file_are_no_other_encoding(tmp_path):
+    """A file that grew, but was not written to, before the machine went down."""
+    (tmp_path / "a.txt").write_bytes(b"The cat sat.\n\nIt slept.\n\n" + b"\0" * 5000)
+    skipped = []
+    assert documents(f"{tmp_path}/a.txt", skipped)[:2] == [[["The cat sat."]], [["It slept."]]]

@@ -203,6 +203,75 @@ def test_joined_and_mixed_labels_of_several_are_refused(tmp_path, load, labels, 
         load(train=path, held_out=path, problem="multi_label")
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["1,0,0", "0,1,1"], "line 1: 'label' is '1,0,0', several numbers written as text; expected one class, or"),
+        (["1 0 0", "0 1 1"], "line 1: 'label' is '1 0 0', several numbers"),
+        (["x", "1|0|1"], "line 2: 'label' is '1.0.1', several numbers"),
+        (["0.2 0.8", "0.9 0.1"], "several numbers"),
+        (["1 3 5", "2;7"], "several numbers"),
+        (["1,0", "0,1"], "line 1: 'label' is '1,0', as many words for true and false in every record"),
+        (["010", "110"], "words for true and false"),
+        (["True,False", "False,False"], "words for true and false"),
+        (["yes no", "no no"], "words for true and false"),
+        (["__label__a", "__label__a __label__b"], "line 2: .*, labels with spaces between them"),
+        (["joy;fear", "fear;anger"], "line 1: label 'joy;fear' holds ';' between words that may be labels"),
+        (["joy|fear", "anger|love"], r"line 1: label 'joy\|fear' holds '\|'"),
+        (["x", "x;y", "z"], "line 2: label 'x;y' holds ';'"),
+        (["x", "z", "x;y"], "line 3: label 'x;y' holds ';'"),
+        (["x", "x\uff1by"], "line 2: label 'x\uff1by' holds '\uff1b'"),
+        (["x\ny", "x", "z"], r"line 1: label 'x\\ny' holds '\\n'"),
+        (["rock&amp;roll;pop", "pop"], "line 1: label 'rock&amp;roll;pop' holds ';'"),
+        (["joy,fear", "fear,anger", "joy"], "line 1: .*, which other labels join too"),
+        (["joy+fear", "joy+anger", "anger+fear"], "line 1: .*, which other labels join too"),
+        (["joy fear", "joy", "fear"], "line 1: label 'joy fear' joins 'joy' and 'fear', which are labels too"),
+        (["C/C++", "C", "C++"], r"line 1: label 'C/C\+\+' joins 'C' and 'C\+\+'"),
+        (["\u559c", "\u6012", "\u559c\u3001\u6012"], "line 3: label .* which are labels too"),
+        (["b'x'", "b'y'"], "line 1: 'label' is \"b'x'\", a value of Python written as text"),
+        (["y", "Decimal('1')"], "line 2: .* a value of Python written as text"),
+        (["<Label.GOOD: 1>", "<Label.BAD: 0>"], "a value of Python written as text"),
+        (["<Label object at 0x7f12>", "y"], "a value of Python written as text"),
+        (["x", "y", "?"], r"line 3: 'label' is '\?', as programs write a missing value; expected a label, or config"),
+        (["x", "--", "y"], "line 2: 'label' is '--', as programs write a missing value"),
+        *(
+            (
+                ["x", "y", missing],
+                r"line 3: no label in 'label' \(found .*; expected one of x, y, or config.task.labels",
+            )
+            for missing in ("Nan", "#N/A", "#VALUE!", "#DIV/0!", "#NAME?", "#WERT!", "#NV", "Err:502", "Null", "(null)")
+        ),
+    ],
+)
+def test_several_and_missing_classes_in_one_text_are_refused(tmp_path, load, labels, message):
+    path = jsonl(tmp_path, "a.jsonl", rows(labels))
+    with pytest.raises(UserError, match=message) as error:
+        load(train=path, held_out=path)
+    assert "\n" not in str(error.value) and "config.task.labels" in str(error.value)
+    names = tuple(dict.fromkeys(labels))
+    task = load(train=path, held_out=path, labels=names)  # the way out
+    assert task.train.labels.tolist() == [names.index(label) for label in labels]
+
+
+@pytest.mark.parametrize("labels", [
+    ["0", "1"], ["-1", "0", "1"], ["10", "11"], ["18-25", "26-35"], ["1/2", "2/3", "1/3"], ["1st", "2nd"],
+    ["C", "C++", "C#"], ["A", "A+", "B-"], ["rock;roll", "jazz", "pop"], ["a,b", "c"], ["food, drink", "drink"],
+    ["Paris, France", "Lyon, France", "London, UK"], ["R&amp;B", "Rock &amp; Roll", "jazz"], ["x|", "y"],
+    [";)", ":)", ":|"], ["?", "!", "."], ["+", "-", "neutral"], ["none", "for", "against"], ["N/A", "x"],
+    ["very good", "good", "bad"], ["new york", "york"], ["black", "white", "black-white"], ["#winning!", "B'nai"],
+])  # fmt: skip
+def test_plain_names_of_classes_are_classes(tmp_path, load, labels):
+    path = jsonl(tmp_path, "a.jsonl", rows(labels))
+    assert set(load(train=path, held_out=path).labels) == set(labels)
+
+
+@pytest.mark.parametrize("label", ["?", "-", "#VALUE!", "Nan", "b'x'"])
+def test_missing_values_are_no_labels_of_several(tmp_path, load, label):
+    path = jsonl(tmp_path, "a.jsonl", rows(["x|y", label, "y"]))
+    with pytest.raises(UserError, match="line 2: "):
+        load(train=path, held_out=path, problem="multi_label")
+
+
 def test_whole_numbers_as_pandas_writes_them(tmp_path, load):
     path = tsv(tmp_path, "a.tsv", ["a\t1.0", "b\t0.0"])
     assert load(train=path, held_out=path, labels=("no", "yes")).train.labels.tolist() == [1, 0]

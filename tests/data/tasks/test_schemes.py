@@ -60,6 +60,54 @@ def test_tags_that_mark_no_entities():
         assert schemes.detect([tags]) == "" and schemes.look_alike([tags]) is None, tags
 
 
+@pytest.mark.parametrize(
+    ("tags", "index"),
+    [
+        (["'O'", "'B-PER'", "'I-PER'"], 1),
+        (["O", '"B-PER"', '"I-PER"'], 1),
+        (["[O]", "[B-PER]", "[I-PER]"], 1),
+        (["<B-PER>", "<I-PER>"], 0),
+        (["['O',", "'B-PER',", "'I-PER']"], 1),
+        (["(B-PER)", "O"], 0),
+        (["\u201cB-PER\u201d", "\u201cO\u201d"], 0),
+        (["b'b-per'", "b'o'"], 0),
+        (["'S-PER'", "'O'", "'B-PER'"], 0),
+        (["'O'", "'B'", "'I'"], 0),
+        (["[B_PER]", "[I_PER]", "[O]"], 0),
+        (["B_PER", "I_PER"], 0),
+        (["OUT", "B_PER", "I_PER"], 1),
+        (["X", "PER-B", "PER-I"], 1),
+        (["0", "BPER", "IPER"], 1),
+        (["O", "begin-PER", "inside-PER"], 1),
+        (["outside", "Inside_PER"], 1),
+        (["O", "PER:begin", "PER:inside"], 1),
+        (["outside", "begin", "inside"], 0),
+        (["NN/O", "NNP/B-PER", "NNP/I-PER"], 1),
+        (["ner=O", "ner=B-PER", "ner=I-PER"], 1),
+        (["np.str_('B-PER')", "np.str_('I-PER')", "np.str_('O')"], 0),
+    ],
+)
+def test_look_alikes_without_the_letter_o(tags, index):
+    assert schemes.detect([tags]) == "" and schemes.look_alike([tags]) == (0, index)
+
+
+def test_other_tags_are_no_look_alikes():
+    for tags in (
+        ["NN", "VB", ".", "-LRB-", "-RRB-", "``", "''", ",", "$", "#", "PRP$", ":"],
+        ["A.1", "B.1", "C.1", "E.1", "I.1"],
+        ["start_date", "end_date", "O"],
+        ["first_name", "middle_name", "last_name", "O"],
+        ["S[b]\\NP", "N/N", "(S\\NP)/NP", "I"],
+        ["<b>", "<i>", "<u>", "O"],
+        ["[CLS]", "[SEP]", "<s>", "A"],
+        ["inside", "outside"],
+        ["N-B", "N-S", "V-B"],
+        ["Case=Nom|Number=Sing", "_"],
+        ["O-", "B+"],
+    ):
+        assert schemes.detect([tags]) == "" and schemes.look_alike([tags]) is None, tags
+
+
 @pytest.mark.parametrize("tag", ["B-PER|B-LOC", "I-PER,B-LOC", "b-per; i-loc", "S_PER/B_LOC"])
 def test_nested_tags(tag):
     assert schemes.first_nested([["O"], ["O", tag]]) == (1, 1)
