@@ -18,6 +18,7 @@ class Limits:
       sequence_multiple: the number of tokens of a row must be a multiple of it.
       head_multiple, largest_head: the size of a head must be a multiple of the first, and at most the second.
       dropout: whether it drops attention weights.
+      relative: whether it adds scores of relative distances.
       longest_row: the most tokens of a row; 0 for any number.
       auto_from: the fewest tokens of a row with which "auto" takes it.
     """
@@ -28,6 +29,7 @@ class Limits:
     head_multiple: int
     largest_head: int
     dropout: bool = False
+    relative: bool = False
     longest_row: int = 0
     auto_from: int = 0
 
@@ -38,7 +40,7 @@ LIMITS = {
     "splash": Limits("tpu", ("float32", "bfloat16"), sequence_multiple=128, head_multiple=8, largest_head=256),
     "row": Limits(
         "tpu", ("float32", "bfloat16"), sequence_multiple=1, head_multiple=8, largest_head=256, dropout=True,
-        longest_row=2048, auto_from=256),
+        relative=True, longest_row=2048, auto_from=256),
     "flash": Limits("tpu", ("float32", "bfloat16"), sequence_multiple=128, head_multiple=8, largest_head=256),
     "cudnn": Limits("cuda", ("bfloat16", "float16"), sequence_multiple=2, head_multiple=8, largest_head=128),
 }  # fmt: skip
@@ -55,6 +57,7 @@ def resolve_kernel(
     head_size: int | None = None,
     sequence_length: int | None = None,
     dropout: float = 0.0,
+    relative: bool = False,
 ) -> str:
     """Returns the kernel that config.model.attention_kernel means; "auto" is the platform's that can do the call.
 
@@ -63,27 +66,31 @@ def resolve_kernel(
       platform: platform that the program runs on; None where that is not known yet, which needs a named kernel.
       dtype, head_size, sequence_length: properties of the call; None where not known yet, which refuses nothing.
       dropout: dropout rate of the attention weights in this call.
+      relative: whether scores have terms of relative distances.
 
     Raises:
       UserError: A kernel was named that cannot do it.
     """
     call = {"platform": platform, "dtype": dtype, "head_size": head_size, "sequence_length": sequence_length}
+    call |= {"dropout": dropout, "relative": relative}
     if name == "auto":
         fitting = (kernel for kernel in PREFERRED.get(platform or "", ())
-                   if not _reason_against(LIMITS[kernel], dropout=dropout, **call)
+                   if not _reason_against(LIMITS[kernel], **call)
                    and (sequence_length or 0) >= LIMITS[kernel].auto_from)  # fmt: skip
         return next(fitting, "xla")
-    if name != "xla" and (reason := _reason_against(LIMITS[name], dropout=dropout, **call)):
+    if name != "xla" and (reason := _reason_against(LIMITS[name], **call)):
         raise UserError(f"config.model.attention_kernel: found {name}, but {reason}, or auto or xla as kernel")
     return name
 
 
-def _reason_against(limits, *, platform, dtype, head_size, sequence_length, dropout):
+def _reason_against(limits, *, platform, dtype, head_size, sequence_length, dropout, relative):
     """Returns why a kernel of these limits cannot do a call, and what is expected; "" where it can."""
     if platform not in (None, limits.platform):
         return f"it runs on {limits.platform}, and this is {platform}"
     if dropout and not limits.dropout:
         return f"it cannot do config.model.attention_dropout={dropout}; expected a rate of 0"
+    if relative and not limits.relative:
+        return "it has no place for the scores of relative positions; expected row"
     if dtype and dtype not in limits.dtypes:
         return f"it cannot compute in {dtype}; expected config.model.dtype to be {' or '.join(limits.dtypes)}"
     if sequence_length and sequence_length % limits.sequence_multiple:
