@@ -29,6 +29,7 @@ from bert_jax.model.row_distances import (
     Distances,
     DistanceScores,
     by_distance,
+    chip_has_strides,
     product,
 )
 from bert_jax.processes import private_jax
@@ -50,6 +51,7 @@ class _Shape:
       causal, window: see AttentionMask.
       rotary: whether queries and keys are turned by their positions.
       terms: the terms of the scores that depend on relative distances, see row_distances.TERMS.
+      strided: whether the chip rolls by strides, see row_distances.chip_has_strides.
     """
 
     sequence: int
@@ -61,6 +63,7 @@ class _Shape:
     window: int | None
     rotary: bool
     terms: tuple[str, ...]
+    strided: bool
 
     @property
     def times(self) -> int:
@@ -165,6 +168,7 @@ def row_attention(
         window=mask.window,
         rotary=rotation is not None,
         terms=distances.terms if distances else (),
+        strided=chip_has_strides(),
     )
     heads = jnp.arange(shards, dtype=jnp.int32) * shape.heads  # the first head of each device
     places = (seed[:2], rows, heads)
@@ -284,7 +288,8 @@ class _Program:
         self._first_key = shape.first_key(self.block)
         own = pallas.multiple_of(self.block * shape.block, LANES)
         self._own_rows = pallas.ds(own, shape.block)
-        self.distances = DistanceScores(dict(zip(shape.terms, tables, strict=True)), shape.sequence, shape.block, own)
+        tables = dict(zip(shape.terms, tables, strict=True))
+        self.distances = DistanceScores(tables, shape.sequence, shape.block, own, shape.strided)
         self.near = pallas.ds(self._first_key, shape.near) if shape.near < shape.sequence else slice(None)
         if shape.rotary:
             self._keys = turned

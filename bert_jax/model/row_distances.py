@@ -73,7 +73,7 @@ class DistanceScores:
       tables: the references of the tables as `by_distance` gives them, by term.
     """
 
-    def __init__(self, tables: dict, length: int, block: int, first: jax.Array):
+    def __init__(self, tables: dict, length: int, block: int, first: jax.Array, strided: bool):
         """Describes the block.
 
         Args:
@@ -81,8 +81,10 @@ class DistanceScores:
           length: tokens of a row, a multiple of 128.
           block: queries of the block, a multiple of 128.
           first: position of the block's first query, int32.
+          strided: whether the chip rolls each row by another number of places.
         """
         self.tables, self._length, self._block, self._first = tables, length, block, first
+        self._roll = rolled_by_stride if strided else rolled_by_steps
 
     def scores(self, query: jax.Array, key: jax.Array, lanes: dict) -> jax.Array:
         """Returns the sum of the terms of a head, float32 [block, length], unscaled.
@@ -95,13 +97,13 @@ class DistanceScores:
         terms = []
         if "c2p" in self.tables:
             tiles = [
-                _by_place(query[start : start + LANES], self._read("c2p", start, lanes))
+                self._by_place(query[start : start + LANES], self._read("c2p", start, lanes))
                 for start in range(0, self._block, LANES)
             ]
             terms.append(jnp.concatenate(tiles, axis=0))
         if "p2c" in self.tables:
             tiles = [
-                _by_place(key[start : start + LANES], self._read("p2c", start, lanes)).T
+                self._by_place(key[start : start + LANES], self._read("p2c", start, lanes)).T
                 for start in range(0, self._length, LANES)
             ]
             terms.append(jnp.concatenate(tiles, axis=1))
@@ -135,7 +137,7 @@ class DistanceScores:
                 turned = _reversed(gradient[tokens])
             else:
                 turned = _reversed(gradient[:, tokens], TRANSPOSED)
-            by_distance = _by_distance(turned).astype(content.dtype)  # [128, distances], the last token first
+            by_distance = self._by_distance(turned).astype(content.dtype)  # [128, distances], the last token first
             near = self._near(term, start)
             of_content = product(by_distance, self.tables[term][near, lanes[term]], PLAIN)
             tiles.append(_reversed(of_content.astype(content.dtype)))
@@ -155,33 +157,48 @@ class DistanceScores:
             first, others = self._length - LANES + self._first - start, self._block
         return pallas.ds(pallas.multiple_of(first, LANES), others + LANES)
 
+    def _by_place(self, content, table):
+        """Returns scores of 128 tokens, float32 [128, others], from their products with the distances.
 
-def _by_place(content, table):
-    """Returns scores of 128 tokens, float32 [128, others], from their products with the distances.
+        The score of token r and the other token c stands at distance 128 - r + c of the slice of the table.
 
-    The score of token r and the other token c stands at distance 128 - r + c of the slice of the table.
+        Args:
+          content: [128, head_size].
+          table: [128 + others, head_size].
+        """
+        return self._roll(product(content, table, TRANSPOSED), 0)[:, LANES:]
 
-    Args:
-      content: [128, head_size].
-      table: [128 + others, head_size].
-    """
-    return _roll(product(content, table, TRANSPOSED), 0)[:, LANES:]
+    def _by_distance(self, gradient):
+        """Returns the gradient of `_by_place`'s product, [128, 128 + others], last token first, from its result's.
 
-
-def _by_distance(gradient):
-    """Returns the gradient of `_by_place`'s product, [128, 128 + others], last token first, from that of its result.
-
-    Args:
-      gradient: [128, others], last token first.
-    """
-    zeros = jnp.zeros((LANES, LANES), gradient.dtype)
-    return _roll(jnp.concatenate([gradient, zeros], axis=1), 1)  # row 127 - r goes to distance 128 - r
+        Args:
+          gradient: [128, others], last token first.
+        """
+        zeros = jnp.zeros((LANES, LANES), gradient.dtype)
+        return self._roll(jnp.concatenate([gradient, zeros], axis=1), 1)  # row 127 - r goes to distance 128 - r
 
 
-def _roll(x, shift):
-    """Returns x with row r rolled by shift + r places to the right."""
+def chip_has_strides() -> bool:
+    """Returns whether the kernel is compiled for a chip, known here, that rolls by strides: TPUs from v5 on."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    kind = device.device_kind if device else jax.devices()[0].device_kind
+    return kind.startswith("TPU") and not any(name in kind for name in ("v2", "v3", "v4"))
+
+
+def rolled_by_stride(x: jax.Array, shift: int) -> jax.Array:
+    """Returns x, float32 [128, multiple of 128], with row r rolled by shift + r places to the right."""
     _, tpu = private_jax.pallas()
     return tpu.roll(x, shift, 1, stride=1, stride_axis=0)
+
+
+def rolled_by_steps(x: jax.Array, shift: int) -> jax.Array:
+    """Returns what `rolled_by_stride` does, by rolls of all rows and of rows of registers, which every TPU has."""
+    _, tpu = private_jax.pallas()
+    row = jax.lax.broadcasted_iota(jnp.int32, x.shape, 0)
+    for step in (1, 2, 4):  # in 8 rows of registers each by its last three bits, then all 8 by the others
+        x = jnp.where(row & step != 0, tpu.roll(x, step, 1), x)
+    groups = jnp.split(x, LANES // 8, axis=0)
+    return jnp.concatenate([tpu.roll(group, shift + 8 * i, 1) for i, group in enumerate(groups)], axis=0)
 
 
 def _reversed(x, dimensions=PLAIN):
