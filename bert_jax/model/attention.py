@@ -111,7 +111,8 @@ class SelfAttention(nnx.Module):
         distances = None
         if self.spec.has_relative_positions:
             tables = self._distance_tables(context.relative_table, distance_seed, query.dtype)
-            distances = Distances(relative_rows(self.spec, hidden.shape[1]), *(None if x is None else x[0] for x in tables))
+            distance_keys, distance_queries = (None if table is None else table[0] for table in tables)
+            distances = Distances(relative_rows(self.spec, hidden.shape[1]), distance_keys, distance_queries)
         rate = self.spec.attention_dropout
         mixed = row_attention(query, key, value, mask, self.spec.head_size, rotation, rate, seed, distances)
         return checkpoint_name(with_unreached(mixed, mask), RESULTS)

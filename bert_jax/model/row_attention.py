@@ -1,9 +1,9 @@
 """Computes attention of whole rows in one TPU kernel (Pallas), dropout included: scores never leave the chip's VMEM.
 
 The kernel reads queries, keys and values as the projections give them, [batch, sequence, units], so that no heads are
-transposed, turns them by rotary positions itself, and adds the scores of relative distances (row_distances.py). It drops weights by the hash of model/dropout.py at their place
-in the whole batch: the bits of `kernels.xla`, on every mesh. For the backward pass it keeps queries, keys and values
-alone, and computes the scores again.
+transposed, turns them by rotary positions itself, and adds the scores of relative distances (row_distances.py). It
+drops weights by the hash of model/dropout.py at their place in the whole batch: the bits of `kernels.xla`, on every
+mesh. For the backward pass it keeps queries, keys and values alone, and computes the scores again.
 
 A program of the grid has a block of queries of one row, for a few heads, and all keys of these heads that the window
 lets the block see.
@@ -97,7 +97,8 @@ class _Shape:
     def block(self) -> int:
         """Returns the number of queries of a program: a multiple of 128 that divides the row."""
         keys = self.sequence if self.reads_all_keys else min(self.sequence, _BLOCK + 2 * self._margin)
-        limit = max(LANES, min(_BLOCK if self.sequence > _BLOCK else self.sequence, _SCORES // keys))
+        scores = _SCORES // 2 if self.terms else _SCORES
+        limit = max(LANES, min(_BLOCK if self.sequence > _BLOCK else self.sequence, scores // keys))
         return max(size for size in range(LANES, limit + 1, LANES) if self.sequence % size == 0)
 
     def first_key(self, block):
@@ -231,8 +232,10 @@ def _call(kernel, name, shape, arrays, segments, turns, places, tables, like):
     batch = arrays[0].shape[0]
     wide, narrow = shape.kv_block * shape.times * shape.head_size, shape.kv_block * shape.head_size
 
-    def spec(size, index):  # index: of row, group, block
-        return pallas.BlockSpec(size, lambda *numbers: index(*shape.ordered(*numbers[:2]), numbers[2]))
+    def spec(size, index, mode=None):  # `index` takes the numbers of a row, a group of heads and a block
+        return pallas.BlockSpec(
+            size, lambda *numbers: index(*shape.ordered(*numbers[:2]), numbers[2]), pipeline_mode=mode
+        )
 
     queries = spec((1, shape.block, wide), lambda row, group, block: (row, block, group))
     keys = spec((1, shape.sequence, narrow), lambda row, group, block: (row, 0, group))
@@ -240,7 +243,8 @@ def _call(kernel, name, shape, arrays, segments, turns, places, tables, like):
     line = spec((1, 1, shape.sequence), lambda row, group, block: (row, 0, 0))
     turned = spec((1, shape.sequence, shape.head_size), lambda row, group, block: (row, 0, 0))
     sizes = [(2 * shape.sequence, narrow if term == "c2p" else wide) for term in shape.terms]
-    by_distance = [spec(size, lambda row, group, block: (0, group)) for size in sizes]
+    once = pallas.Buffered(1)  # the next group's tables are not read ahead, which would take their memory twice
+    by_distance = [spec(size, lambda row, group, block: (0, group), once) for size in sizes]
     specs = [queries, keys, keys, queries][: len(arrays)]
     outputs = [queries, keys, keys, *by_distance][: len(like)]
     is_backward = len(like) > 1
@@ -277,7 +281,7 @@ class _Program:
       distances: the scores of relative distances.
     """
 
-    def __init__(self, shape, places, keys, segments, turns, tables, turned=None):
+    def __init__(self, shape, places, keys, segments, turns, tables, turned):
         pallas, _ = private_jax.pallas()
         self._shape, self._keys, self._segments, self._turns = shape, keys, segments, turns
         self._seed, rows, heads = places
@@ -382,7 +386,7 @@ class _Program:
 
 def _forward(shape, seed, rows, heads, query, key, value, ours, theirs, *rest):
     turns, tables, (output, *turned) = _parted(rest, 2 * shape.rotary, len(shape.terms))
-    program = _Program(shape, (seed, rows, heads), key, (ours, theirs), turns, tables, *turned)
+    program = _Program(shape, (seed, rows, heads), key, (ours, theirs), turns, tables, *(turned or [None]))
     for head in range(shape.kv_block * shape.times):
         own, shared = program.lanes(head), head // shape.times
         weights, _ = program.weights(program.queries(query, head), program.keys(shared), head)
@@ -398,7 +402,7 @@ def _backward(shape, seed, rows, heads, query, key, value, gradient, ours, their
         rest, 2 * shape.rotary, num_terms, 3, num_terms, shape.rotary
     )
     key_sum, value_sum, *table_sums = sums
-    program = _Program(shape, (seed, rows, heads), key, (ours, theirs), turns, tables, *turned)
+    program = _Program(shape, (seed, rows, heads), key, (ours, theirs), turns, tables, *(turned or [None]))
     sums_by_term = dict(zip(shape.terms, table_sums, strict=True))
     last_block = program.block == shape.sequence // shape.block - 1
 

@@ -31,8 +31,8 @@ class Distances:
     Attributes:
       rows: the tables' row for each distance (query position minus key position) from 1 - sequence to sequence - 1, int
         [2 sequence - 1], as positions.relative_rows gives it.
-      keys: keys of the distances, [rows of the table, kv_heads x head_size]; None without content-to-position scores.
-      queries: queries of the distances, [rows of the table, heads x head_size]; None without position-to-content scores.
+      keys: keys of the distances, [table rows, kv_heads x head_size]; None without content-to-position scores.
+      queries: queries of the distances, [table rows, heads x head_size]; None without position-to-content scores.
     """
 
     rows: np.ndarray
@@ -133,16 +133,13 @@ class DistanceScores:
         tiles = []
         for start in range(0, content.shape[0], LANES):
             tokens = slice(start, start + LANES)
-            if term == "c2p":
-                turned = _reversed(gradient[tokens])
-            else:
-                turned = _reversed(gradient[:, tokens], TRANSPOSED)
-            by_distance = self._by_distance(turned).astype(content.dtype)  # [128, distances], the last token first
+            turned = _reversed(gradient[tokens]) if term == "c2p" else _reversed(gradient[:, tokens], TRANSPOSED)
+            of_distances = self._by_distance(turned).astype(content.dtype)  # [128, distances], the last token first
             near = self._near(term, start)
-            of_content = product(by_distance, self.tables[term][near, lanes[term]], PLAIN)
+            of_content = product(of_distances, self.tables[term][near, lanes[term]], PLAIN)
             tiles.append(_reversed(of_content.astype(content.dtype)))
             last_first = _reversed(content[tokens]).astype(content.dtype)
-            sums[term][near, lanes[term]] += product(by_distance, last_first, OVER_ROWS)
+            sums[term][near, lanes[term]] += product(of_distances, last_first, OVER_ROWS)
         return jnp.concatenate(tiles, axis=0)
 
     def _read(self, term, start, lanes):
@@ -186,23 +183,33 @@ def chip_has_strides() -> bool:
 
 
 def rolled_by_stride(x: jax.Array, shift: int) -> jax.Array:
-    """Returns x, float32 [128, multiple of 128], with row r rolled by shift + r places to the right."""
+    """Returns x with row r rolled by shift + r places to the right.
+
+    Args:
+      x: float32 [128, columns], a multiple of 128 of columns.
+      shift: less than 128.
+    """
     _, tpu = private_jax.pallas()
     return tpu.roll(x, shift, 1, stride=1, stride_axis=0)
 
 
 def rolled_by_steps(x: jax.Array, shift: int) -> jax.Array:
-    """Returns what `rolled_by_stride` does, by rolls of all rows and of rows of registers, which every TPU has."""
+    """Returns what `rolled_by_stride` returns, by rolls of many rows at once, which every TPU has.
+
+    Args:
+      x: float32 [128, columns], as of `rolled_by_stride`.
+      shift: less than 128.
+    """
     _, tpu = private_jax.pallas()
     row = jax.lax.broadcasted_iota(jnp.int32, x.shape, 0)
-    for step in (1, 2, 4):  # in 8 rows of registers each by its last three bits, then all 8 by the others
+    for step in (1, 2, 4):  # the last three bits of r, within the 8 rows of registers; then the others, for 8 rows
         x = jnp.where(row & step != 0, tpu.roll(x, step, 1), x)
     groups = jnp.split(x, LANES // 8, axis=0)
     return jnp.concatenate([tpu.roll(group, shift + 8 * i, 1) for i, group in enumerate(groups)], axis=0)
 
 
 def _reversed(x, dimensions=PLAIN):
-    """Returns 128 rows (or columns, transposed) in reversed order, exactly, float32: by a product, see `_by_distance`."""
+    """Returns 128 rows, or with TRANSPOSED 128 columns as rows, in reversed order, float32: by a product, exactly."""
     row, column = (jax.lax.broadcasted_iota(jnp.int32, (LANES, LANES), axis) for axis in (0, 1))
     permutation = (row + column == LANES - 1).astype(x.dtype)
     precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
