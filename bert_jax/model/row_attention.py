@@ -169,7 +169,7 @@ def row_attention(
         window=mask.window,
         rotary=rotation is not None,
         terms=distances.terms if distances else (),
-        strided=chip_has_strides(),
+        strided=distances is not None and chip_has_strides(),
     )
     heads = jnp.arange(shards, dtype=jnp.int32) * shape.heads  # the first head of each device
     places = (seed[:2], rows, heads)
