@@ -19,6 +19,8 @@ class Limits:
       head_multiple, largest_head: the size of a head must be a multiple of the first, and at most the second.
       dropout: whether it drops attention weights.
       longest_row: the most tokens of a row; 0 for any number.
+      longest_relative: the same of a model whose scores have terms of relative distances, computed in bfloat16; half as
+        many in float32; 0 where the kernel has no place for these terms.
       auto_from: the fewest tokens of a row with which "auto" takes it.
     """
 
@@ -29,16 +31,18 @@ class Limits:
     largest_head: int
     dropout: bool = False
     longest_row: int = 0
+    longest_relative: int = 0
     auto_from: int = 0
 
 
 # Platforms are "tpu" (v4 and later), "cuda" (NVIDIA, Ampere and later), "gpu" (any other) and "cpu". Longer rows than
-# those of "row" do not fit into the 16 MiB of VMEM of a TPU v4; under 256 tokens it gains nothing.
+# those of "row" do not fit into the 16 MiB of VMEM of a TPU v4, where the tables of relative distances need their part;
+# under 256 tokens it gains nothing.
 LIMITS = {
     "splash": Limits("tpu", ("float32", "bfloat16"), sequence_multiple=128, head_multiple=8, largest_head=256),
     "row": Limits(
         "tpu", ("float32", "bfloat16"), sequence_multiple=1, head_multiple=8, largest_head=256, dropout=True,
-        longest_row=2048, auto_from=256),
+        longest_row=2048, longest_relative=512, auto_from=256),
     "flash": Limits("tpu", ("float32", "bfloat16"), sequence_multiple=128, head_multiple=8, largest_head=256),
     "cudnn": Limits("cuda", ("bfloat16", "float16"), sequence_multiple=2, head_multiple=8, largest_head=128),
 }  # fmt: skip
@@ -55,6 +59,7 @@ def resolve_kernel(
     head_size: int | None = None,
     sequence_length: int | None = None,
     dropout: float = 0.0,
+    relative: bool = False,
 ) -> str:
     """Returns the kernel that config.model.attention_kernel means; "auto" is the platform's that can do the call.
 
@@ -63,33 +68,39 @@ def resolve_kernel(
       platform: platform that the program runs on; None where that is not known yet, which needs a named kernel.
       dtype, head_size, sequence_length: properties of the call; None where not known yet, which refuses nothing.
       dropout: dropout rate of the attention weights in this call.
+      relative: whether scores have terms of relative distances.
 
     Raises:
       UserError: A kernel was named that cannot do it.
     """
     call = {"platform": platform, "dtype": dtype, "head_size": head_size, "sequence_length": sequence_length}
+    call |= {"dropout": dropout, "relative": relative}
     if name == "auto":
         fitting = (kernel for kernel in PREFERRED.get(platform or "", ())
-                   if not _reason_against(LIMITS[kernel], dropout=dropout, **call)
+                   if not _reason_against(LIMITS[kernel], **call)
                    and (sequence_length or 0) >= LIMITS[kernel].auto_from)  # fmt: skip
         return next(fitting, "xla")
-    if name != "xla" and (reason := _reason_against(LIMITS[name], dropout=dropout, **call)):
+    if name != "xla" and (reason := _reason_against(LIMITS[name], **call)):
         raise UserError(f"config.model.attention_kernel: found {name}, but {reason}, or auto or xla as kernel")
     return name
 
 
-def _reason_against(limits, *, platform, dtype, head_size, sequence_length, dropout):
+def _reason_against(limits, *, platform, dtype, head_size, sequence_length, dropout, relative):
     """Returns why a kernel of these limits cannot do a call, and what is expected; "" where it can."""
     if platform not in (None, limits.platform):
         return f"it runs on {limits.platform}, and this is {platform}"
     if dropout and not limits.dropout:
         return f"it cannot do config.model.attention_dropout={dropout}; expected a rate of 0"
+    if relative and not limits.longest_relative:
+        return "it has no place for the scores of relative positions; expected row"
+    longest = limits.longest_relative // (2 if dtype == "float32" else 1) if relative else limits.longest_row
     if dtype and dtype not in limits.dtypes:
         return f"it cannot compute in {dtype}; expected config.model.dtype to be {' or '.join(limits.dtypes)}"
     if sequence_length and sequence_length % limits.sequence_multiple:
         return f"rows have {sequence_length} tokens; expected a multiple of {limits.sequence_multiple}"
-    if sequence_length and limits.longest_row and sequence_length > limits.longest_row:
-        return f"rows have {sequence_length} tokens; expected at most {limits.longest_row}"
+    if sequence_length and longest and sequence_length > longest:
+        where = " with relative positions" if relative else ""
+        return f"rows have {sequence_length} tokens; expected at most {longest}{where}"
     if head_size and (head_size % limits.head_multiple or head_size > limits.largest_head):
         return (
             f"heads have {head_size} units (config.model.hidden_size / num_heads); expected a multiple of "

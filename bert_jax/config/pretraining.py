@@ -103,7 +103,8 @@ def _check_data(data, name, values):
     longest, positions = values["data.sequence_length"], values["model.max_positions"]  # phases have at most the first
     if longest > positions:
         raise UserError(f"{where}.sequence_length: {longest} is over config.model.max_positions={positions}")
-    resolve_kernel(values["model.attention_kernel"], sequence_length=data.sequence_length)
+    relative = "relative" in values["model.positions"].split("+")
+    resolve_kernel(values["model.attention_kernel"], sequence_length=data.sequence_length, relative=relative)
     shortest = 5 if data.format in PAIR_FORMATS else 3
     if data.sequence_length < shortest:
         raise UserError(

@@ -18,6 +18,7 @@ from bert_jax.model.layers import Keys, Linear
 from bert_jax.model.layouts import constrain
 from bert_jax.model.positions import apply_rotary, relative_rows, relative_shift, rotary_angles
 from bert_jax.model.row_attention import row_attention
+from bert_jax.model.row_distances import Distances
 from bert_jax.model.spec import Spec
 
 
@@ -90,7 +91,7 @@ class SelfAttention(nnx.Module):
         mask, spec = self._mask(context, local), self.spec
         kernel = choose_kernel(spec, hidden.shape[1], mask, seed is not None)
         if kernel == "row" and splits_evenly(hidden.shape[0], spec.num_heads):
-            return self.output(self._mixed_by_rows(hidden, context, mask, local, queries, seed))
+            return self.output(self._mixed_by_rows(hidden, context, mask, local, queries, seed, distance_seed))
         kernel = "xla" if kernel == "row" else kernel
         query, key, value = self._project(hidden, context, local, queries)
         run = functools.partial(attend, kernel, rate=spec.attention_dropout)
@@ -103,11 +104,17 @@ class SelfAttention(nnx.Module):
         mixed = run(query, key, value, mask, seed=seed, bias=bias)
         return self.output(mixed.transpose(0, 2, 1, 3).reshape(*hidden.shape[:2], -1))
 
-    def _mixed_by_rows(self, hidden, context, mask, local, queries, seed):
+    def _mixed_by_rows(self, hidden, context, mask, local, queries, seed, distance_seed):
         """Returns the mixed values of all heads, [batch, sequence, units], by the kernel that reads whole rows."""
         query, key, value = (constrain(x, "units") for x in self._projections(hidden, queries))
         rotation = context.local_rotation if local else context.rotation
-        mixed = row_attention(query, key, value, mask, self.spec.head_size, rotation, self.spec.attention_dropout, seed)
+        distances = None
+        if self.spec.has_relative_positions:
+            tables = self._distance_tables(context.relative_table, distance_seed, query.dtype)
+            distance_keys, distance_queries = (None if table is None else table[0] for table in tables)
+            distances = Distances(relative_rows(self.spec, hidden.shape[1]), distance_keys, distance_queries)
+        rate = self.spec.attention_dropout
+        mixed = row_attention(query, key, value, mask, self.spec.head_size, rotation, rate, seed, distances)
         return checkpoint_name(with_unreached(mixed, mask), RESULTS)
 
     def weights(self, hidden: jax.Array, context: Context, local: bool = False) -> jax.Array:
@@ -143,22 +150,30 @@ class SelfAttention(nnx.Module):
         key = self.key.unbiased(hidden) if cancels else self.key(hidden)
         return self.query(hidden if queries is None else queries), key, self.value(hidden)
 
+    def _distance_tables(self, table, seed, dtype):
+        """Returns keys and queries of the relative table, [1, rows, units] each; None for a term without scores."""
+        spec = self.spec
+        table_seed = None if seed is None else seed[:2]  # the table is the whole batch's
+        table = dropout(table, spec.hidden_dropout, table_seed).astype(dtype)[None]
+        keys = queries = None
+        if "c2p" in spec.relative_terms:
+            keys = (self.key if spec.relative_shared else self.position_key)(table)
+        if "p2c" in spec.relative_terms:
+            queries = (self.query if spec.relative_shared else self.position_query)(table)
+        return keys, queries
+
     def _relative_scores(self, query, key, table, seed):
         """Returns the terms of the scores that depend on distances, float32 [batch, heads, query, key], unscaled."""
-        spec, sequence = self.spec, query.shape[2]
-        rows = relative_rows(spec, sequence)  # for the distances 1 - sequence ... sequence - 1
-        table_seed = None if seed is None else seed[:2]  # the table is the whole batch's
-        table = dropout(table, spec.hidden_dropout, table_seed).astype(query.dtype)[None]
+        rows = relative_rows(self.spec, query.shape[2])  # for the distances 1 - sequence ... sequence - 1
         scores = jnp.zeros((1, 1, 1, 1), jnp.float32)
         product = functools.partial(jnp.einsum, "bnqd,ntd->bnqt", preferred_element_type=jnp.float32)
-        if "c2p" in spec.relative_terms:
-            projection = self.key if spec.relative_shared else self.position_key
-            distance_keys = self._repeat_heads(self._split(projection(table)))[0][:, rows]
+        keys, queries = self._distance_tables(table, seed, query.dtype)
+        if keys is not None:
+            distance_keys = self._repeat_heads(self._split(keys))[0][:, rows]
             scores = scores + relative_shift(product(query, distance_keys))
-        if "p2c" in spec.relative_terms:
-            projection = self.query if spec.relative_shared else self.position_query
+        if queries is not None:
             # Key j is scored by the query of its distance i - j from each query i, which is at j - i here.
-            distance_queries = self._split(projection(table))[0][:, rows[::-1]]
+            distance_queries = self._split(queries)[0][:, rows[::-1]]
             scores = scores + relative_shift(product(key, distance_queries)).swapaxes(2, 3)
         return scores
 
@@ -216,8 +231,6 @@ def choose_kernel(spec: Spec, sequence_length: int, mask: AttentionMask, droppin
     Raises:
       UserError: the spec names a kernel that does not support the call.
     """
-    if spec.has_relative_positions:
-        return "xla"
     kernel = resolve_kernel(
         spec.attention_kernel,
         platform=spec.platform,
@@ -225,6 +238,7 @@ def choose_kernel(spec: Spec, sequence_length: int, mask: AttentionMask, droppin
         head_size=spec.head_size,
         sequence_length=sequence_length,
         dropout=spec.attention_dropout if dropping else 0.0,
+        relative=spec.has_relative_positions,
     )
     if mask.window is not None and kernel not in ("splash", "row"):
         return "xla"  # which alone, beside these, computes no scores outside the window

@@ -242,6 +242,12 @@ def test_cudnn_lowers_for_a_gpu(monkeypatch, kind):
         (dict(platform="tpu", dtype="bfloat16", head_size=64, sequence_length=128, dropout=0.1), "xla"),
         (dict(platform="tpu", dtype="bfloat16", head_size=64, sequence_length=4096, dropout=0.1), "xla"),
         (dict(platform="tpu", dtype="bfloat16", head_size=20, sequence_length=512), "xla"),
+        (dict(platform="tpu", dtype="bfloat16", head_size=64, sequence_length=512, relative=True), "row"),
+        (dict(platform="tpu", dtype="bfloat16", head_size=64, sequence_length=128, relative=True), "xla"),
+        (dict(platform="tpu", dtype="bfloat16", head_size=64, sequence_length=1024, relative=True), "xla"),
+        (dict(platform="tpu", dtype="float32", head_size=64, sequence_length=256, relative=True), "row"),
+        (dict(platform="tpu", dtype="float32", head_size=64, sequence_length=512, relative=True), "xla"),
+        (dict(platform="cuda", dtype="bfloat16", head_size=64, sequence_length=512, relative=True), "xla"),
         (dict(platform="cuda", dtype="bfloat16", head_size=64, sequence_length=500), "cudnn"),
         (dict(platform="cuda", dtype="float32", head_size=64, sequence_length=512), "xla"),
         (dict(platform="gpu", dtype="bfloat16", head_size=64, sequence_length=512), "xla"),
@@ -257,6 +263,8 @@ def test_auto_takes_a_kernel_where_it_can_do_what_is_asked(asked, expected):
     [
         ("splash", {"platform": "cpu"}, "found splash, but it runs on tpu, and this is cpu"),
         ("row", {"sequence_length": 4096}, "rows have 4096 tokens; expected at most 2048"),
+        ("row", {"sequence_length": 600, "relative": True}, "have 600 tokens; expected at most 512 with relative pos"),
+        ("splash", {"relative": True}, "no place for the scores of relative positions; expected row"),
         ("cudnn", {"platform": "gpu"}, "found cudnn, but it runs on cuda"),
         (
             "flash",

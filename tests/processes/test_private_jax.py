@@ -65,7 +65,10 @@ def test_devices_and_compilation():
 def test_pallas():
     pallas, tpu = private_jax.pallas()
     inspect.signature(pallas.pallas_call).bind(None, grid_spec=None, out_shape=[], compiler_params=None, name="name")
-    assert all(callable(getattr(pallas, name)) for name in ("BlockSpec", "ds", "multiple_of", "program_id", "when"))
+    names = ("BlockSpec", "ds", "multiple_of", "program_id", "num_programs", "when")
+    assert all(callable(getattr(pallas, name)) for name in names)
+    inspect.signature(pallas.BlockSpec).bind((1,), None, pipeline_mode=pallas.Buffered(1))
+    inspect.signature(tpu.roll).bind(None, 0, 1, stride=1, stride_axis=0)
     inspect.signature(tpu.PrefetchScalarGridSpec).bind(
         num_scalar_prefetch=3, grid=(1,), in_specs=[], out_specs=[], scratch_shapes=[]
     )
