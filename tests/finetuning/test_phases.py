@@ -13,6 +13,8 @@ from tests.commands import finish, logged_rows, start, wait_until
 from tests.finetuning.test_embedding import data, make_config, make_pairs, write  # noqa: F401
 from tests.finetuning.test_run import environment, folder  # noqa: F401
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture(scope="module")
 def config(data, tmp_path_factory):  # noqa: F811
@@ -67,7 +69,6 @@ def test_a_phase_that_has_begun_keeps_its_values(config, finished, tmp_path, cap
     assert checkpoints.saved_steps(tmp_path / "part" / "checkpoints")[-1] == 2
 
 
-@pytest.mark.full
 def test_a_signal_ends_the_run_and_the_same_command_continues_it(config, finished, tmp_path, environment):  # noqa: F811
     recipe = tmp_path / "recipe.py"
     recipe.write_text(
