@@ -1,5 +1,6 @@
 """A corpus whose bits have changed is named with file and place, before training and where its rows are made."""
 
+import pathlib
 import shutil
 
 import numpy as np
@@ -77,7 +78,7 @@ def test_ids_of_a_large_corpus_are_checked_where_rows_are_made(copy, config, cha
         Stream(config).batch(0)
 
 
-def test_a_damaged_index_is_named_and_a_cut_one_is_built_again(copy, config):
+def test_a_damaged_index_is_built_again_and_named_where_no_checksum_tells_of_it(copy, config):
     config.data.corpus = str(copy)
     expected = Stream(config).batch(3)
     (path,) = (copy / "index").glob("train-*.npy")
@@ -85,6 +86,12 @@ def test_a_damaged_index_is_named_and_a_cut_one_is_built_again(copy, config):
     cut(path)
     assert (Stream(config).batch(3)["input_ids"] == expected["input_ids"]).all()
     assert path.read_bytes() == whole
+    array = np.load(path, mmap_mode="r+")
+    array["a_start"] += 1
+    array.flush()
+    assert (Stream(config).batch(3)["input_ids"] == expected["input_ids"]).all()
+    assert path.read_bytes() == whole
+    path.with_suffix(".crc32").unlink()  # as an earlier version left it
     array = np.load(path, mmap_mode="r+")
     array["a_start"] += 1 << 50
     array.flush()
@@ -94,6 +101,7 @@ def test_a_damaged_index_is_named_and_a_cut_one_is_built_again(copy, config):
     recipe = instances.Recipe("full_sentences", 48)
     index = instances.open_index(Corpus.open(copy), "train", recipe)
     array = np.load(index.filename, mmap_mode="r+")
+    pathlib.Path(index.filename).with_suffix(".crc32").unlink()
     array["document"] += 1 << 40
     array.flush()
     with pytest.raises(UserError, match="the index was damaged"):

@@ -59,7 +59,7 @@ def packed(batch, filler_rows=1, masks=0):
     return packing.pack(shuffled, FIRST, len(FIRST) - 1 + filler_rows, packing.limits(WIDTH, masks), PAD, CLS)
 
 
-def same(one, two, message="", atol=1e-5):
+def same(one, two, message="", atol=2e-5):
     """To rounding: relative to a leaf's largest number or, where all of a leaf's are rounding, to the tree's."""
     one, two = jax.device_get((one, two))
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(two))
