@@ -60,7 +60,7 @@ REFUSALS = (
     Refusal(
         "attention_kernel",
         lambda m: _has(m, "relative") and m["attention_kernel"] not in ("auto", "xla", "row"),
-        "this kernel has no place for the scores of config.model.positions={positions}; expected auto or xla, or row",
+        "this kernel has no place for the scores of config.model.positions={positions}; expected auto, xla or row",
     ),
     Refusal(
         "relative_buckets",

@@ -157,7 +157,7 @@ class Masking:
             rows = np.flatnonzero((column >= 0) & (used < wanted) & (last < 0))
             if not len(rows):
                 break
-            rows = rows[words.cost[column[rows]] == words.length[column[rows]]]  # no long word
+            rows = rows[words.is_other[column[rows]]]
             first = column[rows]
             gram = words.after(first[:, None], np.arange(self.ngram_max))
             is_drawn = np.arange(self.ngram_max) < drawn[first][:, None]
@@ -214,6 +214,7 @@ class _Words:
       row, start_column: int64 [count], where each word begins.
       length: int64 [count], tokens of each word.
       is_long, is_longest: bool [count], whether `_long_words` and `_part_of_longest_words` see to each word.
+      is_other: bool [count], whether neither does.
       cost: int64 [count], what each word takes of the wanted tokens elsewhere: its length, or more than there are.
       may_be_cut: bool [count], whether a word that exceeds what is left of the wanted tokens is masked in part: where
         long words share its row, few tokens are left to the others, and often only the shortest would fit.
@@ -242,10 +243,11 @@ class _Words:
         share = self.length / np.maximum(wanted[self.row], 1)
         self.is_longest = (share > _LONGEST_WORD) & (self.length > 1)
         self.is_long = (all_are_long | (share > _LONG_WORD)) & (self.length > 1) & ~self.is_longest
-        self.cost = np.where(self.is_long | self.is_longest, sequence + 1, self.length)
-        has_long = np.bincount(self.row[self.is_long | self.is_longest], minlength=len(maskable)) > 0
-        self.may_be_cut = has_long[self.row] & ~self.is_long & ~self.is_longest
-        self._others = np.flatnonzero(~self.is_long & ~self.is_longest)
+        self.is_other = ~self.is_long & ~self.is_longest
+        self.cost = np.where(self.is_other, self.length, sequence + 1)
+        has_long = np.bincount(self.row[~self.is_other], minlength=len(maskable)) > 0
+        self.may_be_cut = has_long[self.row] & self.is_other
+        self._others = np.flatnonzero(self.is_other)
         self._rank = np.searchsorted(self._others, np.arange(self.count))
         run = np.cumsum((maskable & ~before).ravel())[flat]
         others = run[self._others]
@@ -370,7 +372,7 @@ def _long_words(words, keys, wanted, left):
     if not words.is_long.any():
         return chosen
     is_long = words.to_tokens(words.is_long)
-    is_other = words.to_tokens(~words.is_long & ~words.is_longest)
+    is_other = words.to_tokens(words.is_other)
     start, rounding = (hashing.draw(keys, np.uint64(_LONG_WORDS + i)) for i in (3, 4))
     others = is_other.sum(1)
     share = np.floor(wanted * others / np.maximum(words.tokens, 1) + hashing.uniform(rounding)).astype(np.int64)
