@@ -5,7 +5,7 @@ RUN = .venv/bin/python
 # Eight forced CPU devices; what a target promises to test and cannot, it fails on.
 PYTEST = JAX_PLATFORMS=cpu $(RUN) -m pytest --no-skips
 
-.PHONY: quickstart test test-full test-parity test-slow test-gcs test-beam test-cloud test-demo test-trackers test-mteb lint types docs
+.PHONY: quickstart test test-full test-parity test-slow test-gcs test-beam test-cloud test-demo test-trackers test-mteb test-notebooks lint types docs
 
 quickstart: .venv/.runtime
 	$(RUN) -m bert_jax.quickstart
@@ -40,6 +40,9 @@ test-trackers: .venv-trackers/.test
 
 test-mteb: .venv-mteb/.test
 	JAX_PLATFORMS=cpu .venv-mteb/bin/python -m pytest --no-skips -m mteb tests/inference
+
+test-notebooks: .venv/.test
+	$(PYTEST) -m notebooks tests/notebooks
 
 lint: .venv/.test types
 	$(RUN) -m ruff check . && $(RUN) -m ruff format --check .

@@ -1,5 +1,6 @@
 """All tests run on eight forced CPU devices, with strict promotion: set before jax is imported."""
 
+import collections
 import importlib.metadata
 import os
 import signal
@@ -57,6 +58,20 @@ def tpu_devices():
 
 def pytest_addoption(parser):
     parser.addoption("--no-skips", action="store_true", help="fail where a test skips because something is missing")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Leaves all but one in n of the cases under `@pytest.mark.one_in(n)` to make test-full."""
+    numbers = collections.Counter()
+    for item in items:
+        marker = item.get_closest_marker("one_in")
+        if marker is None:
+            continue
+        function = (item.path, item.originalname)
+        if numbers[function] % marker.args[0]:
+            item.add_marker(pytest.mark.full)
+        numbers[function] += 1
 
 
 def _fail_if_skipped(report, config):

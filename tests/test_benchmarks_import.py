@@ -29,6 +29,7 @@ def start(*arguments):
     return subprocess.Popen([sys.executable, *arguments], cwd=ROOT, text=True, stdout=-1, stderr=-1)
 
 
+@pytest.mark.full
 def test_our_side_of_the_gpu_benchmark_needs_little():
     code = f"""
 import json, sys
@@ -54,6 +55,7 @@ for what in ("train", "inference"):
     assert train["matrix_rate"] > 0 and train["peak_flops"] is None
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     ("module", "sizes"),
     [

@@ -65,6 +65,7 @@ def test_help_lists_the_flags_that_commands_share_and_succeeds():
         assert f"  --{flag}:" in result.stdout
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("command", ["predict", "doctor"])
 @pytest.mark.parametrize(
     ("called", "named"),
@@ -237,6 +238,7 @@ MISTAKES = {
 }  # fmt: skip
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", [*cli.COMMANDS, *cli.EXPERIMENT_COMMANDS])
 def test_a_mistyped_help_is_told(name, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
@@ -247,6 +249,7 @@ def test_a_mistyped_help_is_told(name, tmp_path):
     assert result.returncode == 2 and result.stderr == f"error: {words[-1]}: unknown flag; did you mean --help?\n"
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -285,6 +288,7 @@ def test_a_mistyped_path_is_told_by_the_one_in_its_place(line, message, tmp_path
     assert message in result.stderr
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("line", MISTAKES)
 def test_a_mistake_is_told_before_jax_is_imported(line, tmp_path):
     program = (
@@ -308,6 +312,7 @@ def test_a_mistake_is_told_before_jax_is_imported(line, tmp_path):
 TUNING = "finetune --config=finetune/sst2 --workdir=W"
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -370,6 +375,7 @@ def test_a_mistake_is_one_line_also_where_a_path_has_two():
     assert result.returncode == 2 and result.stderr.startswith("error: runs/a\\nb") and result.stderr.count("\n") == 1
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "line",
     [

@@ -90,6 +90,7 @@ def chi_squares(tokenizer, sentences, sequence=64, num_slots=9, num_rows=ROWS, u
     return results, chi_square_quantile(int(columns.sum()) - 1)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("kind", ["wordpiece", "unigram", "bpe"])
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_masked_places_are_uniform_in_made_text(script, kind):
@@ -98,6 +99,7 @@ def test_masked_places_are_uniform_in_made_text(script, kind):
     assert max(results.values()) < most, results
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("sequence", "num_slots"), [(64, 10), pytest.param(128, 20, marks=pytest.mark.full)])
 @pytest.mark.parametrize(("language", "kind", "size"), [
     ("Finnish", "wordpiece", 120), ("Finnish", "bpe", 400), ("Turkish", "wordpiece", 120),
@@ -130,6 +132,7 @@ def test_masked_places_are_uniform_with_a_small_vocabulary(language, kind, size,
     assert max(results.values()) < most, results
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
 @pytest.mark.parametrize("language", ["zh", "ja", "th", "km", "hi", "en"])
 def test_masked_places_are_uniform_in_the_declaration_of_human_rights(language, kind):

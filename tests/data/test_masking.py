@@ -310,6 +310,7 @@ SCRIPTS = {  # share of the tokens that continue a word
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("unit", ["token", "whole_word", "span", "ngram"])
 @pytest.mark.parametrize("script", [*SCRIPTS, "one endless word"])
 @pytest.mark.parametrize("separator", [None, 20])

@@ -126,6 +126,7 @@ def test_same_folders_same_bytes_wherever_they_lie(tmp_path):
         assert private not in text
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("figures", "said", "unsaid"),
     [
@@ -307,6 +308,7 @@ def test_damaged_files_end_in_one_line(tmp_path, file, content, said):
     assert not (tmp_path / "report").exists()
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("file", "content", "said", "again"),
     [
@@ -334,6 +336,7 @@ def test_a_damaged_file_of_a_job_costs_its_row(tmp_path, file, content, said, ag
     assert said in damaged[0] and again in damaged[0] and "\n" not in damaged[0]
 
 
+@pytest.mark.full
 def test_the_command_prints_a_line_for_each_damaged_job(tmp_path):
     made_folders.write(tmp_path, BETTER)
     for damaged in ([], ["static/seed-0"], ["static/seed-0", "dynamic/seed-2"]):

@@ -278,6 +278,7 @@ def test_the_costs_of_sparse_vectors_grow(data):
     assert grown == pytest.approx(1 / 25, abs=1e-3)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     ("file", "changes", "loss"),
     [

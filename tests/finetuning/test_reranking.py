@@ -153,6 +153,7 @@ def test_a_reranker_is_trained_further(finished, data, tmp_path, capsys):
     assert len(summary["seeds"]) == 2 and summary["median"] > summary["baseline"]
 
 
+@pytest.mark.full
 def test_a_run_goes_on_bit_for_bit(data, tmp_path):
     """One of 8 steps and one of 4 that goes on to 8 end in the same bits; the rate does not depend on the length."""
     fixed = {"optimizer.schedule": "constant", "optimizer.warmup_steps": 2, "loss.name": "lambdarank"}
@@ -184,6 +185,7 @@ def step_of(learner, batch, state):
     return jax.device_get(state["params"]), jax.device_get(metrics)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("sizes", "count", "parts"),
     [((8, 1, 1), 8, 1), pytest.param((2, 2, 1), 4, 1, marks=pytest.mark.full), ((1, 1, 1), 1, 4)],
@@ -199,6 +201,7 @@ def test_parts_and_meshes_change_nothing(data, sizes, count, parts):
         np.testing.assert_allclose(leaf, own, atol=2e-4)  # Adam's first step divides by the gradient itself
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("kind", "changes", "loss", "metric"),
     [

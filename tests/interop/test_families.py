@@ -93,6 +93,7 @@ def test_every_family_is_held_against_transformers_and_here():
     assert {case[0] for case in random_models.CASES} == set(FAMILIES)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("model_type", "second", "head"), CASES)
 def test_there_and_back(make, tmp_path, model_type, second, head):
     made = made_like(make, model_type, second, head, dtype="bfloat16")

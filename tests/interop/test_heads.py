@@ -44,6 +44,7 @@ def is_bare(spec):
     return not spec.task and not any(heads)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("case", WHOLE)
 def test_a_part_of_a_head_is_left_out_and_named_where_it_is_asked_for(make, capsys, case):
     family, *_, ending = case.split()

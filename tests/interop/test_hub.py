@@ -74,6 +74,7 @@ def test_a_model_goes_to_the_hub_and_comes_back(make, hub, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, [back[name] for name in back.files], leaves)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("files", "message"),
     [
@@ -196,6 +197,7 @@ def test_flags_that_need_each_other(make, hub, tmp_path):
     assert "--output: not given" in one_line(convert(hub, tmp_path, f"--input={made.path}"))
 
 
+@pytest.mark.full
 def test_the_card_of_a_run_names_the_repository(hub, tmp_path, finished):
     process = convert(hub, tmp_path, f"--input={finished}", "--push_to_hub=tiny")
     assert process.returncode == 0, process.stderr

@@ -68,6 +68,7 @@ ODD_LABELS = [
 ]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("changes", "labels", "told"), ODD_LABELS)
 def test_odd_ids_and_problems_open_as_in_transformers(make, tmp_path, capsys, changes, labels, told):
     made = make(pooler=True, task="sequence_classification", architectures=["BertForSequenceClassification"], **changes)

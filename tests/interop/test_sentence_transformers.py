@@ -211,6 +211,7 @@ CHAINS = {
 }  # fmt: skip
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("chain", CHAINS)
 def test_dense_layers_are_applied_and_written_back(make, tmp_path, chain):
     made = make(pooler=True)
@@ -296,6 +297,7 @@ def test_pickled_weights_of_an_old_layout_are_convertible_as_a_whole(make, tmp_p
 CROSS = {"model_type": "CrossEncoder", "prompts": {}, "default_prompt_name": None}
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     ("labels", "prompts", "config", "activation"),
     [

@@ -31,6 +31,7 @@ def test_step_flops_against_the_compiler(config, slots):
     assert flops.step_flops(model.spec, 4, 32, slots) / 3 == pytest.approx(counted, rel=0.1)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "switches",
     [

@@ -76,6 +76,7 @@ def assert_same(one, other, tolerance=2e-5):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * abs(b).max(), err_msg=name)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("kernel", ["splash", "flash"])
 @pytest.mark.parametrize(("kind", "causal"), [("anywhere", False), ("packed", False), ("packed", True), ("left", True)])
 def test_tpu_kernels_agree_with_the_reference(interpreted, kernel, kind, causal):
@@ -103,6 +104,7 @@ def test_padding_that_is_read_attends_to_the_tokens_of_its_text(interpreted, cud
     np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-5)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("causal", [False, True])
 def test_splash_over_several_blocks_of_keys(interpreted, causal):
     mask = make_mask("packed", causal, 1, 1536)  # not one block: two kernels for the gradients
@@ -204,6 +206,7 @@ def test_a_model_by_splash_on_a_mesh_and_over_seeds(interpreted):
     assert_trees_agree(one, other)
 
 
+@pytest.mark.full
 def test_a_model_by_cudnn_with_padding_anywhere(cudnn_by_xla, monkeypatch):
     exact = dataclasses.replace(kernel_choice.LIMITS["cudnn"], dtypes=("float32",))
     monkeypatch.setitem(kernel_choice.LIMITS, "cudnn", exact)

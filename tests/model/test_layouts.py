@@ -38,6 +38,7 @@ def compiled(capfd):
     return compile
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("sizes", "vocab_size", "scan_layers"),
     [

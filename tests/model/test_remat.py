@@ -42,6 +42,7 @@ def kept(remat, scan_layers=True):
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(pullback))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("remat", "scan_layers"),
     [("full", True), ("dots", True)]

@@ -127,7 +127,7 @@ def check(executed, pictures):
     assert "1 x cpu" in executed.stdout
 
 
-@pytest.mark.full
+@pytest.mark.notebooks
 def test_pretraining(pretrained):
     check(pretrained, pictures=1)
     assert "150 documents, 1,200 sentences" in pretrained.stdout
@@ -142,7 +142,7 @@ def test_pretraining(pretrained):
     assert guesses[0].startswith(f"{first['token']} {first['score']:.2f}")
 
 
-@pytest.mark.full
+@pytest.mark.notebooks
 def test_finetuning_and_export(finetuned, checkpoint):
     check(finetuned, pictures=2)
     assert f"{checkpoint}: 2 layers of 32, 2 heads" in finetuned.stdout
@@ -162,7 +162,7 @@ def test_finetuning_and_export(finetuned, checkpoint):
     assert all(float(difference) < 1e-5 for difference in differences.values())  # transformers, where it is
 
 
-@pytest.mark.full
+@pytest.mark.notebooks
 def test_looking_inside(looked):
     check(looked, pictures=5)
     assert "2 layers of 32, 2 heads" in looked.stdout
@@ -180,7 +180,7 @@ def test_looking_inside(looked):
     assert -1 <= other <= 1 and -1 <= same <= 1
 
 
-@pytest.mark.full
+@pytest.mark.notebooks
 def test_a_search_engine(searched):
     check(searched, pictures=1)
     assert "108 pairs to learn from; 12 questions and paragraphs held out" in searched.stdout

@@ -81,6 +81,7 @@ def test_held_out_metrics_in_words():
     )
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("sharing", ["tied", "gradient_disentangled", pytest.param("none", marks=pytest.mark.full)])
 def test_losses_against_numpy(sharing):
     """With the two models' own outputs, of parameters put together by hand."""
@@ -196,6 +197,7 @@ def test_shards_and_microbatches_change_nothing(mesh_sizes, microbatches, scan_l
     assert_same(actual, expected)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("sharing", ["tied", "gradient_disentangled"])
 def test_what_is_shared_is_there_once_after_100_steps(sharing):
     params = run(sharing, steps=100)[0]["params"]
@@ -213,6 +215,7 @@ def test_what_is_shared_is_there_once_after_100_steps(sharing):
     np.testing.assert_array_equal(tables[0]["word"]["embedding"], tables[1]["word"]["embedding"] + difference)
 
 
+@pytest.mark.full
 def test_a_run_starts_from_a_discriminator():
     """Its word table is the one that is given, whatever the generator's."""
     for sharing in ("tied", "gradient_disentangled"):

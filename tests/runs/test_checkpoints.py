@@ -157,6 +157,7 @@ def flip(file):
     file.write_bytes(content)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_newest_falls_back(tmp_path, damage):
     save_steps(tmp_path, [10, 20, 30], metrics={10: 1.0, 20: 1.0, 30: 1.0})

@@ -83,6 +83,7 @@ def assert_as_on_one_device(sizes, vocab_size, steps):
         np.testing.assert_allclose(one, other, atol=1e-4)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("sizes", MESHES)
 def test_losses_and_gradients(sizes):
     """With a vocabulary and a table of positions that neither fsdp nor tensor divides."""

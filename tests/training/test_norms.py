@@ -47,6 +47,7 @@ def expected():
     return norms, float(optax.tree.norm(gradient))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("mesh_sizes", "microbatches", "scan_layers", "chunk"), [((1, 1, 1), 1, False, 0), ((2, 2, 2), 2, True, 5)]
 )

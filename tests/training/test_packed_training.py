@@ -79,6 +79,7 @@ CASES = [
 ]
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(("name", "pooling", "problem"), CASES)
 def test_a_task_learns_the_same(name, pooling, problem):
     random = np.random.default_rng(1)
@@ -170,6 +171,7 @@ def pair_batches(config, pairs):
     return source.batch(repeat, index, epoch), plain.batch(repeats, members, epochs)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("format", "pairs"), PAIRS)
 def test_pairs_teach_the_same(config, format, pairs):
     """P6: loss and gradients of packed pairs are those of unpacked ones, of next sentences and their order too."""
@@ -205,6 +207,7 @@ def test_pairs_teach_the_same(config, format, pairs):
     same(outputs[rows[f"{pairs}_label"] >= 0], plain_outputs)  # in the same order, row by row
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("axes", "microbatches"), [({}, 4), ({"data": 2, "fsdp": 4}, 1)])
 def test_a_step_on_packed_pairs_is_the_same_everywhere(config, axes, microbatches):
     """P4: each pair counts equally, however many its part of the batch holds."""

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from bert_jax import model as model_lib
 from bert_jax import sharding
@@ -9,6 +10,7 @@ from bert_jax.training import step as step_lib
 from tests.training.test_step import VOCAB, make_batch, make_config
 
 
+@pytest.mark.full
 def test_shared_layers_stay_one_after_100_steps():
     config = make_config()
     config.model.update(num_layers=3, layer_groups=1, pooler=False)

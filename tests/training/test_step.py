@@ -82,6 +82,7 @@ def assert_same(one, other):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * abs(b).max() + 1e-7, err_msg=sharding.path_name(path))
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     ("mesh_sizes", "microbatches", "scan_layers"),
     [((1, 1, 1), 2, False), ((1, 1, 1), 4, True), ((8, 1, 1), 2, False), ((2, 2, 2), 4, True)],
@@ -100,6 +101,7 @@ def test_microbatches_of_any_mesh_drop_the_same(mesh_sizes, rows):
     assert_same(run(make_config(0.3, 2), mesh_sizes, batch=batch), run(make_config(0.3, 2), batch=batch))
 
 
+@pytest.mark.full
 def test_devices_exchange_gradients_once():
     """The loop over microbatches has no collective in it where a mesh splits nothing but the batch."""
     config = make_config(0.1, 4)
@@ -117,6 +119,7 @@ def test_devices_exchange_gradients_once():
     assert reduced["data"] == 0 < reduced["fsdp"]
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     ("mesh_sizes", "scan_layers"), [((1, 1, 1), True), ((8, 1, 1), False), ((1, 4, 2), False), ((2, 1, 4), True)]
 )
@@ -124,6 +127,7 @@ def test_shards_and_scan_change_nothing_with_dropout(mesh_sizes, scan_layers):
     assert_same(run(make_config(0.3, 1, scan_layers), mesh_sizes), reference(0.3))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("mesh_sizes", "microbatches", "chunk"), [((1, 1, 1), 1, 7), ((2, 2, 2), 2, 4), ((4, 1, 1), 2, 2)]
 )
@@ -132,6 +136,7 @@ def test_chunks_of_logits_change_nothing(mesh_sizes, microbatches, chunk):
     assert_same(run(config, mesh_sizes), reference(config.model.hidden_dropout))
 
 
+@pytest.mark.full
 def test_chunks_of_logits_without_parameters_of_their_own():
     head = {"mlm_transform": False, "decoder_bias": False}
     assert_same(run(make_config(logits_chunk=4), **head), run(make_config(), **head))
@@ -146,6 +151,7 @@ def test_the_initial_state_is_the_same_on_every_mesh_and_never_whole():
     assert word.addressable_shards[0].data.shape == (VOCAB // 2, 8)
 
 
+@pytest.mark.full
 def test_a_vocabulary_that_no_axis_divides():
     config, batch = make_config(), make_batch()
     batch = {k: np.minimum(v, 60) if v.dtype == np.int32 else v for k, v in batch.items()}
@@ -188,6 +194,7 @@ def test_the_loss_is_the_mean_over_all_predictions():
     assert (sums["mlm_count"], sums["nsp_count"]) == (weights.sum(), counted.sum())
 
 
+@pytest.mark.full
 def test_left_to_right_predicts_each_next_token():
     config, batch = make_config(), make_batch()
     causal = {"attention": "causal", "pooler": False}

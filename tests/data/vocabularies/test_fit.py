@@ -37,6 +37,7 @@ def test_all_scripts_at_once(kind):
     check_that_it_writes(training.train(kind, everything, 3000), list(TEXTS.values()))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("kind", training.KINDS)
 def test_the_declaration_in_thirty_languages(kind):
     for language in LANGUAGES:
