@@ -62,7 +62,7 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Leaves all but one in n of the cases under `@pytest.mark.one_in(n)` to make test-full."""
+    """Gives all but one in n of the cases under `@pytest.mark.one_in(n)` the mark `more`."""
     numbers = collections.Counter()
     for item in items:
         marker = item.get_closest_marker("one_in")
@@ -70,7 +70,7 @@ def pytest_collection_modifyitems(items):
             continue
         function = (item.path, item.originalname)
         if numbers[function] % marker.args[0]:
-            item.add_marker(pytest.mark.full)
+            item.add_marker(pytest.mark.more)
         numbers[function] += 1
 
 

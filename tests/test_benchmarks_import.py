@@ -29,7 +29,7 @@ def start(*arguments):
     return subprocess.Popen([sys.executable, *arguments], cwd=ROOT, text=True, stdout=-1, stderr=-1)
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_our_side_of_the_gpu_benchmark_needs_little():
     code = f"""
 import json, sys

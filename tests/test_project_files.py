@@ -46,6 +46,7 @@ def test_the_changelog_has_this_version_and_the_moved_modules():
 def test_every_mark_has_a_make_target_and_ci_runs_the_usual_ones():
     targets = set(re.findall(r"^([\w-]+):", MAKEFILE, re.MULTILINE))
     marks = {line.split(":")[0] for line in PYPROJECT["tool"]["pytest"]["ini_options"]["markers"]}
+    marks -= {"one_in(n)"}  # what it leaves out has the mark `more`
     assert {f"test-{mark}" for mark in marks} <= targets
     excluded = set(re.findall(r"not (\w+)", PYPROJECT["tool"]["pytest"]["ini_options"]["addopts"]))
     assert excluded == marks

@@ -235,7 +235,7 @@ def test_the_loader_gives_the_batches_of_batch_at(config, workers):
         same(batch, batch_at(config, step, 1, 2))
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_workers_leave_no_shared_memory_behind(config):
     """Python warns of leaked shared memory when it ends, in two lines below the last one of a run."""
     config.train.num_steps, config.data.workers = 5, 2

@@ -10,7 +10,7 @@ def place(finding, words):
     return next(i for i, cause in enumerate(finding.causes) if words in cause)
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_rate_far_too_high(chain_corpus, tmp_path):
     config = recipe(chain_corpus, optimizer__learning_rate=1.0, train__num_steps=100, train__eval_every=50)
     by_name, text = findings(trained(config, tmp_path / "run"))

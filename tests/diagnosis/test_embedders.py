@@ -18,7 +18,7 @@ def findings(config, workdir):
     return {finding.name: finding for finding in filter(None, (check(run) for check in embedders.CHECKS))}
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_one_of_a_group_and_a_high_temperature(data, tmp_path):  # noqa: F811
     """Half of all records share a group, so that a quarter of the negatives are known positives."""
     records = [record | {"id": 0 if i % 2 else i} for i, record in enumerate(make_pairs(200))]

@@ -11,7 +11,7 @@ from tests.diagnosis.conftest import findings, prepared, recipe, rewrite, traine
 from tests.training.conftest import WORDS
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_not_finite(chain_corpus, tmp_path):
     config = recipe(chain_corpus, optimizer__learning_rate=1e36)
     with pytest.raises(UserError, match="not finite"):

@@ -13,7 +13,7 @@ from tests.diagnosis.conftest import chains, findings, prepared, recipe, trained
 from tests.training.conftest import WORDS
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_duplicates(chain_corpus, tmp_path):
     corpus = prepared(tmp_path / "text", chains(30) * 10)
     config = recipe(corpus, train__num_steps=40, train__eval_every=40)
@@ -81,7 +81,7 @@ def test_pairs_that_are_mostly_padding(tmp_path):
     assert "nsp_without_mlm" not in by_name
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_pairs_that_leave_out_text(tmp_path, capfd):
     """Sentences of 27 tokens, of which a row of 32 tokens holds one and a piece of the next."""
     draw = random.Random(0)

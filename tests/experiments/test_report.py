@@ -336,7 +336,7 @@ def test_a_damaged_file_of_a_job_costs_its_row(tmp_path, file, content, said, ag
     assert said in damaged[0] and again in damaged[0] and "\n" not in damaged[0]
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_the_command_prints_a_line_for_each_damaged_job(tmp_path):
     made_folders.write(tmp_path, BETTER)
     for damaged in ([], ["static/seed-0"], ["static/seed-0", "dynamic/seed-2"]):

@@ -153,7 +153,7 @@ def test_a_reranker_is_trained_further(finished, data, tmp_path, capsys):
     assert len(summary["seeds"]) == 2 and summary["median"] > summary["baseline"]
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_a_run_goes_on_bit_for_bit(data, tmp_path):
     """One of 8 steps and one of 4 that goes on to 8 end in the same bits; the rate does not depend on the length."""
     fixed = {"optimizer.schedule": "constant", "optimizer.warmup_steps": 2, "loss.name": "lambdarank"}

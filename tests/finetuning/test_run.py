@@ -171,7 +171,7 @@ def test_the_heads_dropout_is_the_familys_and_of_an_older_run_what_it_began_with
         finetuning.finetune(config, older)
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_from_a_fine_tuned_model_with_other_labels(finished, folder, tmp_path, capfd):
     """Encoder and pooler are taken, the output layer is fresh, as for RTE after MNLI; no progress stops it."""
     write_tsv(tmp_path / "three.tsv", make_rows(16, tuple(SIGNS)))
@@ -204,7 +204,7 @@ def test_when_no_seed_is_finite_any_more(folder, tmp_path):
 CONLL = "".join(f"{word} {'B-A' if word == 'kan' else 'O'}\n" for word in ["kan", *WORDS[:4]]) + "\n"
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_tags_with_a_crf_and_two_held_out_sets(folder, tmp_path, capfd):
     (tmp_path / "train.conll").write_text(CONLL * 8)
     (tmp_path / "other.conll").write_text(CONLL * 3)
@@ -315,7 +315,7 @@ def test_files_of_a_workdir_that_do_not_belong_together_are_named(finished, tmp_
         open_model(tmp_path / "run")
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_other_columns_come_back_with_the_predictions(folder, tmp_path):
     rows = [
         {"id": i, "text": text, "score": "s", "label": label} for i, (text, label) in enumerate(make_rows(24, seed=1))
@@ -397,7 +397,7 @@ def test_a_rate_outside_the_published_range_is_warned_about():
     )
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_the_default_rate_is_chosen_once(folder, tmp_path, capfd):
     config = make_config(folder, **{"optimizer.learning_rate": -1.0, "train.num_steps": 8})
     finetuning.finetune(config, tmp_path / "run")

@@ -89,7 +89,7 @@ def assert_close(one, other, tolerance=1e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance), one, other)
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_a_seed_alone_and_beside_others():
     """Fresh head, dropout and steps are the same, also where another seed's batch needs more padding."""
     state, expected = together()
@@ -106,7 +106,7 @@ def test_groups_and_meshes_change_nothing(changes):
     assert_close(state["params"], together()[0]["params"], 1e-4)
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_microbatches_are_sums_over_what_the_batch_counts():
     model = make_model(0.0, dropout=0.0)
     learner = make_learner((3,), model=model, microbatches=4)

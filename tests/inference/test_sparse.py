@@ -38,7 +38,7 @@ def dense(model, texts):
     return np.stack(rows)
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_weights_of_texts_of_any_length(model):
     embedder = bert_jax.SparseEmbedder(model)
     vectors, expected = embedder.encode(TEXTS), dense(model, TEXTS)

@@ -197,7 +197,7 @@ def test_flags_that_need_each_other(make, hub, tmp_path):
     assert "--output: not given" in one_line(convert(hub, tmp_path, f"--input={made.path}"))
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_the_card_of_a_run_names_the_repository(hub, tmp_path, finished):
     process = convert(hub, tmp_path, f"--input={finished}", "--push_to_hub=tiny")
     assert process.returncode == 0, process.stderr

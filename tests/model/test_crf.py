@@ -55,7 +55,7 @@ def test_without_transitions_it_is_the_softmax_of_each_word():
     np.testing.assert_allclose(crf.log_likelihood(logits, labels, mask, *weights), expected, rtol=1e-5)
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_its_gradient_is_what_was_seen_less_what_was_expected():
     """Checks the logits' gradient: one-hot labels less marginals, which sum to zero at each position of the chain."""
     logits, mask, weights = parameters(4)

@@ -57,7 +57,7 @@ def test_a_token_is_predicted_from_the_vector_and_those_before_it(name):
     np.testing.assert_allclose(rebuild(params, short, vectors[1:])[0, :7], expected[1, :7], atol=2e-5)
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_stacked_layers_and_dropout():
     model = make_model(hidden_dropout=0.2, attention_dropout=0.2)
     params = model.init(jax.random.key(1))
@@ -71,7 +71,7 @@ def test_stacked_layers_and_dropout():
     assert np.abs(model.rebuild(params, batch, vectors) - expected).max() > 1e-2
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_deletions():
     lengths = [12, 12, 3, 2, 12, 8]
     batch = make_batch(lengths, seed=3)

@@ -206,7 +206,7 @@ def test_a_model_by_splash_on_a_mesh_and_over_seeds(interpreted):
     assert_trees_agree(one, other)
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_a_model_by_cudnn_with_padding_anywhere(cudnn_by_xla, monkeypatch):
     exact = dataclasses.replace(kernel_choice.LIMITS["cudnn"], dtypes=("float32",))
     monkeypatch.setitem(kernel_choice.LIMITS, "cudnn", exact)

@@ -44,12 +44,16 @@ COMBINED = {
 }  # fmt: skip
 
 
-# What make test has time for; make test-full runs the others.
-SHORT = (1, 5)
+# What make test has time for; make test-full runs the others, MORE as quickly compiled as make test does.
+SHORT, MORE = (1, 5), (3, 4, 8)
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if i in SHORT else pytest.mark.full) for i, name in enumerate(COMBINED)]
+    "name",
+    [
+        pytest.param(name, marks=() if i in SHORT else pytest.mark.more if i in MORE else pytest.mark.full)
+        for i, name in enumerate(COMBINED)
+    ],
 )
 def test_hidden_states_and_logits(name):
     config = config_lib.base().model

@@ -87,9 +87,9 @@ def actual(arrays, mask, size, rotation, rate, seed):
     [
         (128, 2, 2, 64, "anywhere", False, None, False, 0.1),
         # grouped heads in one program
-        pytest.param(256, 4, 2, 64, "packed", True, None, True, 0.1, marks=pytest.mark.full),
+        pytest.param(256, 4, 2, 64, "packed", True, None, True, 0.1, marks=pytest.mark.more),
         # all heads in one program; a window in one block
-        pytest.param(384, 3, 3, 32, "left", False, 100, False, 0.3, marks=pytest.mark.full),
+        pytest.param(384, 3, 3, 32, "left", False, 100, False, 0.3, marks=pytest.mark.more),
         (1280, 1, 1, 8, "right", True, 200, False, 0.0),  # several blocks, each with the keys near to it
         (77, 2, 1, 16, "packed", False, None, True, 0.2),  # rows that are filled up
         pytest.param(1280, 2, 1, 16, "packed", False, 40, True, 0.2, marks=pytest.mark.full),
@@ -126,7 +126,7 @@ def test_bfloat16(interpreted):  # noqa: F811
         assert np.linalg.norm(one.astype(np.float64) - other) < 0.01 * np.linalg.norm(other)
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_windows_of_plain_xla_drop_the_same_weights():
     """`windowed_attention`, which scores blocks, has the bits of all pairs."""
     random = jax.random.normal(jax.random.key(0), (3, 2, 2, 300, 8))

@@ -160,7 +160,7 @@ NAMES = ("output", "query", "key", "value", "distance keys", "distance queries")
     ("sequence", "heads", "kv_heads", "size", "kind", "terms", "span", "buckets", "rotary", "rate"),
     [
         # logarithmic buckets
-        pytest.param(256, 2, 2, 64, "anywhere", ("c2p", "p2c"), 256, 32, False, 0.1, marks=pytest.mark.full),
+        pytest.param(256, 2, 2, 64, "anywhere", ("c2p", "p2c"), 256, 32, False, 0.1, marks=pytest.mark.more),
         # three blocks; distances beyond the span
         pytest.param(384, 3, 3, 8, "packed", ("c2p", "p2c"), 100, 0, False, 0.1, marks=pytest.mark.full),
         (77, 2, 1, 16, "packed", ("p2c",), 512, 0, False, 0.2),  # rows that are filled up; grouped heads

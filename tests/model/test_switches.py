@@ -48,11 +48,19 @@ SWITCHES = {
     "windows, shared, post-norm": {**WINDOWS, "layer_groups": 2, "positions": "learned+rotary", "norm": "rms_norm"},
     "windows, causal": {**WINDOWS, "attention": "causal", "positions": "none", "scaled_initializer": True},
 }  # fmt: skip
-# What make test has time for; make test-full runs the others.
+# What make test has time for; make test-full runs the others, MORE as quickly compiled as make test does.
 SHORT = ("windows", "few kv heads")
+MORE = ("shared", "relative", "windows, causal")
+
+
+def marks(name):
+    """Returns the marks of an encoder's cases."""
+    return () if name in SHORT else pytest.mark.more if name in MORE else pytest.mark.full
+
+
 EVERY = pytest.mark.parametrize(
     "switches",
-    [pytest.param(switches, id=name, marks=() if name in SHORT else pytest.mark.full)
+    [pytest.param(switches, id=name, marks=marks(name))
      for name, switches in SWITCHES.items()],
 )  # fmt: skip
 
@@ -122,8 +130,9 @@ def test_every_parameter_learns_and_scanned_layers_are_those_one_by_one(switches
     assert jax.tree.structure(model_lib.unstack_layers(stacked)) == jax.tree.structure(params)
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("name", ["windows", "relative"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("windows", marks=pytest.mark.more), pytest.param("relative", marks=pytest.mark.full)]
+)
 def test_layers_that_are_computed_again_give_the_same_gradient(name):
     batch, remat = make_batch(), make_model(SWITCHES[name], scan_layers=True, remat="full")
     params = remat.init(jax.random.key(0))

@@ -215,7 +215,7 @@ def test_what_is_shared_is_there_once_after_100_steps(sharing):
     np.testing.assert_array_equal(tables[0]["word"]["embedding"], tables[1]["word"]["embedding"] + difference)
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_a_run_starts_from_a_discriminator():
     """Its word table is the one that is given, whatever the generator's."""
     for sharing in ("tied", "gradient_disentangled"):

@@ -73,7 +73,7 @@ def corpus(tmp_path_factory):
     return make_corpus(tmp_path_factory.mktemp("text") / "made")
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_a_run_goes_on_from_a_copy(corpus, tmp_path, monkeypatch, capfd):
     """Stopped by a signal, with a checkpoint that fails: the same rows as those of a run that was never stopped."""
     config = make_config(corpus)

@@ -187,7 +187,7 @@ def test_the_command(arguments, expected, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_a_run_without_a_checkpoint_gives_way_to_another(config, run, corpus, tmp_path, capsys):
     shutil.rmtree(run / "checkpoints")
     (run / "tokenizer" / "vocab.txt").write_text("of the run before\n")

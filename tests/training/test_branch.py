@@ -58,7 +58,7 @@ def branch_of(recipe, trunk, **changes):
     return config
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_a_phase_may_set_positions_and_begin_a_schedule(recipe, trunk, tmp_path):
     rates = [row["learning_rate"] for row in rows_of(trunk)]
     np.testing.assert_allclose(
@@ -75,7 +75,7 @@ def test_a_phase_may_set_positions_and_begin_a_schedule(recipe, trunk, tmp_path)
         assert rows_of(resumed) == rows_of(trunk)
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_a_branch_of_the_same_config_goes_on_as_its_trunk(recipe, trunk, tmp_path, capsys):
     """Rewinding: nothing in the trunk changes, and the branch has its bits, also where it is stopped and goes on."""
     before = sorted(path.name for path in (trunk / "checkpoints").iterdir())

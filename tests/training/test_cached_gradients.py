@@ -87,7 +87,7 @@ def test_parts_and_meshes_change_nothing(name, parts, meshes):
         assert distance(mesh_gradient, gradient) < 2e-6, count
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_without_the_place_of_its_rows_a_part_drops_something_else():
     model, weights, batch = make({})
     key = jax.random.key(3)

@@ -191,7 +191,7 @@ def run(*arguments, folder, stdin="", command="evaluate"):
     )
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_the_command(finished, corpus, model, tmp_path):
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS))

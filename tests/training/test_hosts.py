@@ -118,7 +118,7 @@ for step, batch in loader.Loader(config, 0, *hosts):
 """
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_each_process_reads_its_rows_and_all_make_the_global_batch(recipe, environment, tmp_path):
     """P1 with 1, 2 and 4 processes, and with a tensor axis that spans processes, whose rows several hold."""
     from bert_jax import config as config_lib

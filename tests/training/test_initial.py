@@ -29,7 +29,7 @@ def refused(config, path):
     return message
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_the_same_parameters(config, finished, tmp_path, capfd):
     shutil.copytree(finished, tmp_path / "first")
     config.optimizer.learning_rate = 0.0
@@ -168,7 +168,7 @@ def continued(config, finished, corpus, new_corpus):
     return config
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_old_text_beside_new(continued, finished, corpus, tmp_path, capfd):
     """Also with another kill in it: the metrics before the first step are those that were found then."""
     pretraining.pretrain(continued, tmp_path / "run")

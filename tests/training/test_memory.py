@@ -135,7 +135,7 @@ def test_pretrain_refuses_before_it_writes_anything(config, tmp_path, monkeypatc
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_a_run_keeps_the_number_that_was_chosen_for_it(config, tmp_path, monkeypatch):
     config.train.update(num_steps=1, microbatches=0, eval_every=0, tensorboard=False, report=False)
     config.data.batch_size = 16

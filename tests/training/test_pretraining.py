@@ -95,7 +95,7 @@ def test_longer_and_past_a_damaged_checkpoint(config, finished, tmp_path, capfd)
     assert logged_rows(run) == logged_rows(tmp_path / "whole")
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_what_may_change(config, finished, tmp_path):
     """Another mesh, other microbatches and another place of the same corpus continue to the same curve."""
     run = tmp_path / "run"
@@ -259,7 +259,7 @@ def test_full_disk_in_the_middle_and_at_the_end(config, small_disk, capfd):
     assert [row["step"] for row in logged_rows(run)] == list(range(20, 161, 20)) and steps(run) == [160]
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_checkpoints_by_time(config, finished, tmp_path):
     """A run that saves by time is the same run, and so is one that goes on from such a checkpoint."""
     config.train.update(checkpoint_every=1000, checkpoint_minutes=1e-7, keep_newest=20)

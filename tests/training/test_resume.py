@@ -77,7 +77,7 @@ def campaign(recipe, tmp_path, environment, kills, seed):
         assert logged_rows(workdir) == expected, f"killed at rows {starts} (seed {seed})"
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_kill_and_start_again(recipe, tmp_path, environment):
     campaign(recipe, tmp_path, environment, kills=2, seed=1)
 

@@ -10,7 +10,7 @@ from bert_jax.training import step as step_lib
 from tests.training.test_step import VOCAB, make_batch, make_config
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_shared_layers_stay_one_after_100_steps():
     config = make_config()
     config.model.update(num_layers=3, layer_groups=1, pooler=False)

@@ -101,7 +101,7 @@ def test_microbatches_of_any_mesh_drop_the_same(mesh_sizes, rows):
     assert_same(run(make_config(0.3, 2), mesh_sizes, batch=batch), run(make_config(0.3, 2), batch=batch))
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_devices_exchange_gradients_once():
     """The loop over microbatches has no collective in it where a mesh splits nothing but the batch."""
     config = make_config(0.1, 4)
@@ -136,7 +136,7 @@ def test_chunks_of_logits_change_nothing(mesh_sizes, microbatches, chunk):
     assert_same(run(config, mesh_sizes), reference(config.model.hidden_dropout))
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_chunks_of_logits_without_parameters_of_their_own():
     head = {"mlm_transform": False, "decoder_bias": False}
     assert_same(run(make_config(logits_chunk=4), **head), run(make_config(), **head))
@@ -151,7 +151,7 @@ def test_the_initial_state_is_the_same_on_every_mesh_and_never_whole():
     assert word.addressable_shards[0].data.shape == (VOCAB // 2, 8)
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_a_vocabulary_that_no_axis_divides():
     config, batch = make_config(), make_batch()
     batch = {k: np.minimum(v, 60) if v.dtype == np.int32 else v for k, v in batch.items()}
@@ -194,7 +194,7 @@ def test_the_loss_is_the_mean_over_all_predictions():
     assert (sums["mlm_count"], sums["nsp_count"]) == (weights.sum(), counted.sum())
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_left_to_right_predicts_each_next_token():
     config, batch = make_config(), make_batch()
     causal = {"attention": "causal", "pooler": False}

@@ -234,7 +234,7 @@ def test_own_time_is_what_devices_do_not_cover(clock):
     assert clock.step_seconds() is None
 
 
-@pytest.mark.full
+@pytest.mark.more
 def test_a_profile_that_cannot_be_written_costs_a_warning(config, finished, tmp_path, capfd):
     """Here of a run that continues, whose steps are counted from where it does."""
     run = tmp_path / "run"
