@@ -17,8 +17,8 @@ test: .venv/.test
 test-more: .venv/.test
 	BERT_JAX_TEST_COMPILER=quick $(PYTEST) -n 2 --dist loadfile -m 'more and not full'
 
-test-full: .venv/.test test-more test-gcs
-	$(PYTEST) -n 2 --dist loadfile -m 'full and not parity and not gcs and not beam and not cloud and not demo and not trackers and not mteb and not slow'
+test-full: .venv/.test test-gcs
+	BERT_JAX_TEST_COMPILER=quick $(PYTEST) -n 2 --dist loadfile -m 'full and not parity and not gcs and not beam and not cloud and not demo and not trackers and not mteb and not slow'
 
 test-parity: .venv/.parity
 	$(PYTEST) -m parity

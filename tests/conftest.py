@@ -9,7 +9,7 @@ import threading
 import pytest
 
 _flags = [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8"]
-# Most of the time of `make test` is the compiler's: it asks for programs that are made quickly. The other targets
+# Most of the time of `make test` is the compiler's: it asks for programs that are made quickly. Targets that do not
 # compile as users do. XLA ends the process over a flag that it does not know: this one is for versions that do.
 if os.environ.get("BERT_JAX_TEST_COMPILER") == "quick":
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")

@@ -137,11 +137,6 @@ def one_disk(workspace, command, disk, kind, delay, log_too, tally):
         tally["continued to the same bits, with room"] += 1
 
 
-@pytest.mark.full
-def test_a_few_full_disks(workspace, tally):
-    campaign(workspace, tally, tries(3), SEED)
-
-
 @pytest.mark.slow
 def test_twenty_full_disks(workspace, tally):
     campaign(workspace, tally, tries(20), SEED + 3)

@@ -621,11 +621,6 @@ def campaign(workspace, tally, mistakes, seed):
     assert not faults, "\n\n".join([f"{len(faults)} of {mistakes} (seed {seed})", *faults])
 
 
-@pytest.mark.full
-def test_a_few_mistakes(workspace, tally):
-    campaign(workspace, tally, tries(12), SEED)
-
-
 @pytest.mark.slow
 def test_four_hundred_mistakes(workspace, tally):
     campaign(workspace, tally, tries(400), SEED + 4)

@@ -8,7 +8,7 @@ from tests.campaigns.workspace import output_of
 from tests.commands import LONGEST_WAIT, ROOT
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_a_reader_that_has_ended(workspace, tally):
     for command in workspace.commands().values():
         expected, _ = workspace.undisturbed(command)

@@ -152,11 +152,6 @@ def campaign(workspace, tally, number_of_tries, seed):
     assert not faults, "\n\n".join([f"{len(faults)} of {number_of_tries} (seed {seed})", *faults])
 
 
-@pytest.mark.full
-def test_a_few_signals(workspace, tally):
-    campaign(workspace, tally, tries(6), SEED)
-
-
 @pytest.mark.slow
 def test_a_hundred_signals(workspace, tally):
     campaign(workspace, tally, tries(100), SEED + 1)

@@ -73,7 +73,7 @@ def test_a_rate_too_low_for_the_width_is_the_likeliest_cause(runs):
     assert finding.severity == "warning" and finding.message.startswith("Fine-tuned worse than from scratch")
     assert finding.metrics["low"] <= finding.metrics["gain"] <= finding.metrics["high"] < 0
     low, high = finetune_config.rates_for_width(32)
-    assert finding.causes[0].startswith(f"learning rate of 1e-06, below the {low:.1g} to {high:.1g}")
+    assert finding.causes[0].startswith(f"learning rate of 1e-06, below the {low:.2g} to {high:.2g}")
 
 
 def test_a_gain_that_the_seeds_show_is_a_note(runs):

@@ -170,7 +170,7 @@ def test_rates_are_tuned_and_kept_checkpoints_evaluated(corpus, tmp_path):
         assert along[-1]["common/mlm_loss"] == result["figures"]["common/mlm_loss"]
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_killed_and_started_again(undisturbed, corpus, tmp_path):
     """kill -9 of all in the middle of training, then of the launcher alone: the same results to the byte."""
     launcher = Launcher(tmp_path / "x", corpus, TWO_ARMS)

@@ -35,7 +35,7 @@ def test_a_result_is_made_once(tmp_path):
     assert made == [1] and len(retrievers_report.read(tmp_path / "results.jsonl")) == 1
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_the_part_on_graded_pairs(finished, tmp_path, monkeypatch):  # noqa: F811
     """Every arm on a few pairs, with one rate and two seeds."""
     rng = np.random.default_rng(0)

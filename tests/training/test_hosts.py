@@ -284,7 +284,7 @@ command.run(pretrain.main)
 """
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_preempted_processes_go_on_from_their_own_disks(recipe, environment, tmp_path):
     """Each process keeps its parts of the state; killed before the checkpoint, they have the bits of a whole run."""
     options = ["--config.mesh.fsdp=4", "--config.train.num_steps=40", "--config.train.checkpoint_every=5"]

@@ -82,7 +82,7 @@ def test_kill_and_start_again(recipe, tmp_path, environment):
     campaign(recipe, tmp_path, environment, kills=2, seed=1)
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_kills_around_the_borders_of_phases(config, tmp_path, environment):
     """Phases with other rotary bases, dropout, rates and batches, with the norms of layers logged."""
     config.model.update(positions="rotary", hidden_dropout=0.1)
