@@ -23,10 +23,14 @@ os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 
 
-# What starts the tests in the background may have made them, and so the commands that they start, deaf to these.
-if threading.current_thread() is threading.main_thread():
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+def pytest_runtest_setup():
+    """Lets tests, and the commands that they start, hear the signals that something has made them deaf to.
+
+    What starts the tests in the background ignores SIGINT, and libtpu, once it is loaded, SIGHUP.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
