@@ -5,7 +5,7 @@ RUN = .venv/bin/python
 # Eight forced CPU devices; what a target promises to test and cannot, it fails on.
 PYTEST = JAX_PLATFORMS=cpu $(RUN) -m pytest --no-skips
 
-.PHONY: quickstart test test-more test-full test-parity test-slow test-gcs test-beam test-cloud test-demo test-trackers test-mteb test-notebooks lint types docs
+.PHONY: quickstart test test-more test-profiler test-full test-parity test-slow test-gcs test-beam test-cloud test-demo test-trackers test-mteb test-notebooks lint types docs
 
 quickstart: .venv/.runtime
 	$(RUN) -m bert_jax.quickstart
@@ -17,7 +17,11 @@ test: .venv/.test
 test-more: .venv/.test
 	BERT_JAX_TEST_COMPILER=quick $(PYTEST) -n 2 --dist loadfile -m 'more and not full'
 
-test-full: .venv/.test test-gcs
+# In a process of its own: jaxlib's profiler has ended one by a segmentation fault after hundreds of other tests.
+test-profiler: .venv/.test
+	$(PYTEST) -m profiler tests/training
+
+test-full: .venv/.test test-profiler test-gcs
 	BERT_JAX_TEST_COMPILER=quick $(PYTEST) -n 2 --dist loadfile -m 'full and not parity and not gcs and not beam and not cloud and not demo and not trackers and not mteb and not slow'
 
 test-parity: .venv/.parity

@@ -44,7 +44,7 @@ COMBINED = {
 }  # fmt: skip
 
 
-# What make test has time for; make test-full runs the others, MORE as quickly compiled as make test does.
+# What make test has time for; make test-more runs MORE, make test-full the others.
 SHORT, MORE = (1, 5), (3, 4, 8)
 
 

@@ -48,7 +48,7 @@ SWITCHES = {
     "windows, shared, post-norm": {**WINDOWS, "layer_groups": 2, "positions": "learned+rotary", "norm": "rms_norm"},
     "windows, causal": {**WINDOWS, "attention": "causal", "positions": "none", "scaled_initializer": True},
 }  # fmt: skip
-# What make test has time for; make test-full runs the others, MORE as quickly compiled as make test does.
+# What make test has time for; make test-more runs MORE, make test-full the others.
 SHORT = ("windows", "few kv heads")
 MORE = ("shared", "relative", "windows, causal")
 

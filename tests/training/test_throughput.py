@@ -18,9 +18,6 @@ from bert_jax.training import loop, pretraining, profiling, throughput
 from bert_jax.training import step as step_lib
 from tests.commands import logged_rows, wait_until
 
-# jaxlib's profiler has ended a process, by a segmentation fault, that had run hundreds of tests before.
-PROFILES = pytest.mark.slow
-
 
 def rows(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -104,10 +101,11 @@ def test_tokens_per_second_leaves_padding_out_and_rows_and_mfu_do_not(clock):
     assert row["mfu"] == round(3 * 320 / 6 / 200, 4)
 
 
-@pytest.mark.full
-def test_a_run_that_is_watched_is_the_same_run(config, finished, tmp_path, monkeypatch):
-    """Norms and other logging steps: the same bits. The seconds add up to those of the wall."""
+@pytest.mark.profiler
+def test_a_run_that_is_watched_is_the_same_run(config, finished, tmp_path, monkeypatch, capfd):
+    """Norms, a profile and other logging steps: the same bits. The seconds add up to those of the wall."""
     config.train.update(log_every=3, log_norms=True)
+    config.profile.update(first_step=2, num_steps=2)
     train, seconds, now = loop.train, [], [0.0]
 
     def tick(elapsed=0.01):  # a clock of its own: each look at it takes a moment, an evaluation 20 more
@@ -144,6 +142,9 @@ def test_a_run_that_is_watched_is_the_same_run(config, finished, tmp_path, monke
     assert [row["time/evaluation"] >= 0.2 for row in logged] == [False, True, True, True]
     assert logged[0]["time/compilation"] > 0 and not logged[-1]["time/compilation"]
 
+    assert len(list(tmp_path.glob("profile/plugins/profile/*/*.xplane.pb"))) == 1
+    assert f"profile of the steps from 3 on: {tmp_path}/profile" in capfd.readouterr().out
+
 
 def test_nothing_is_fetched_between_logging_steps(config, tmp_path, monkeypatch):
     """Every way from a device to the host passes `_value` or a buffer's own; the loop's thread takes none of them."""
@@ -176,7 +177,7 @@ def test_nothing_is_fetched_between_logging_steps(config, tmp_path, monkeypatch)
     assert set(fetched) == {4, 6, 8, 12}
 
 
-@PROFILES
+@pytest.mark.profiler
 def test_a_profile_on_request(config, finished, tmp_path, monkeypatch, capfd):
     """SIGUSR1, and later a file: each traces the next steps, and the run is the same."""
     config.train.update(num_steps=16, eval_every=4)
@@ -233,7 +234,7 @@ def test_own_time_is_what_devices_do_not_cover(clock):
     assert clock.step_seconds() is None
 
 
-@PROFILES
+@pytest.mark.profiler
 def test_a_profile_that_cannot_be_written_costs_a_warning(config, finished, tmp_path, capfd):
     """Here of a run that continues, whose steps are counted from where it does."""
     run = tmp_path / "run"
