@@ -30,6 +30,7 @@ _HOMES = {
     "Inspector": "bert_jax.inference",
     "MtebEncoder": "bert_jax.inference",
     "MtebReranker": "bert_jax.inference",
+    "MtebSearcher": "bert_jax.inference",
     "MultiVectorEmbedder": "bert_jax.inference",
     "QuestionAnswerer": "bert_jax.inference",
     "Reranker": "bert_jax.inference",
@@ -42,9 +43,9 @@ _HOMES = {
 }
 
 __all__ = [
-    "Classifier", "Embedder", "FillMask", "Inspector", "MtebEncoder", "MtebReranker", "MultiVectorEmbedder",
-    "QuestionAnswerer", "Reranker", "SparseEmbedder", "TokenTagger", "UserError", "__version__", "data", "load",
-    "measure", "quantize",
+    "Classifier", "Embedder", "FillMask", "Inspector", "MtebEncoder", "MtebReranker", "MtebSearcher",
+    "MultiVectorEmbedder", "QuestionAnswerer", "Reranker", "SparseEmbedder", "TokenTagger", "UserError", "__version__",
+    "data", "load", "measure", "quantize",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bert_jax.inference.fill_mask import FillMask
     from bert_jax.inference.inspection import Inspector
     from bert_jax.inference.measuring import measure
-    from bert_jax.inference.mteb_models import MtebEncoder, MtebReranker
+    from bert_jax.inference.mteb_models import MtebEncoder, MtebReranker, MtebSearcher
     from bert_jax.inference.multi_vector import MultiVectorEmbedder
     from bert_jax.inference.predictor import load
     from bert_jax.inference.quantization import quantize
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from bert_jax.inference.tag import TokenTagger
 
 __all__ = [
-    "Classifier", "Embedder", "FillMask", "Inspector", "MtebEncoder", "MtebReranker", "MultiVectorEmbedder",
-    "QuestionAnswerer", "Reranker", "SparseEmbedder", "TokenTagger", "load", "measure", "quantize",
+    "Classifier", "Embedder", "FillMask", "Inspector", "MtebEncoder", "MtebReranker", "MtebSearcher",
+    "MultiVectorEmbedder", "QuestionAnswerer", "Reranker", "SparseEmbedder", "TokenTagger", "load", "measure",
+    "quantize",
 ]  # fmt: skip
 
 _MODULES = {
@@ -43,6 +44,7 @@ _MODULES = {
     "Inspector": "inspection",
     "MtebEncoder": "mteb_models",
     "MtebReranker": "mteb_models",
+    "MtebSearcher": "mteb_models",
     "MultiVectorEmbedder": "multi_vector",
     "QuestionAnswerer": "answer",
     "Reranker": "rerank",
