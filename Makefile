@@ -5,7 +5,7 @@ RUN = .venv/bin/python
 # Eight forced CPU devices; what a target promises to test and cannot, it fails on.
 PYTEST = JAX_PLATFORMS=cpu $(RUN) -m pytest --no-skips
 
-.PHONY: quickstart test test-more test-profiler test-full test-parity test-slow test-gcs test-beam test-cloud test-demo test-trackers test-mteb test-notebooks lint types docs
+.PHONY: quickstart test test-more test-profiler test-full test-parity test-slow test-gcs test-beam test-cloud test-demo test-trackers test-mteb test-triton test-notebooks lint types docs
 
 quickstart: .venv/.runtime
 	$(RUN) -m bert_jax.quickstart
@@ -22,7 +22,7 @@ test-profiler: .venv/.test
 	$(PYTEST) -m profiler tests/training
 
 test-full: .venv/.test test-profiler test-gcs
-	BERT_JAX_TEST_COMPILER=quick $(PYTEST) -n 2 --dist loadfile -m 'full and not parity and not gcs and not beam and not cloud and not demo and not trackers and not mteb and not slow'
+	BERT_JAX_TEST_COMPILER=quick $(PYTEST) -n 2 --dist loadfile -m 'full and not parity and not gcs and not beam and not cloud and not demo and not trackers and not mteb and not triton and not slow'
 
 test-parity: .venv/.parity
 	$(PYTEST) -m parity
@@ -47,6 +47,9 @@ test-trackers: .venv-trackers/.test
 
 test-mteb: .venv-mteb/.test
 	JAX_PLATFORMS=cpu .venv-mteb/bin/python -m pytest --no-skips -m mteb tests/inference
+
+test-triton: .venv-triton/.test
+	JAX_PLATFORMS=cpu .venv-triton/bin/python -m pytest --no-skips -m triton tests/model
 
 test-notebooks: .venv/.test
 	$(PYTEST) -m notebooks tests/notebooks
@@ -90,6 +93,11 @@ docs: .venv/.docs
 .venv-mteb/.test: .venv/.created requirements.txt pyproject.toml
 	.venv/bin/python -m venv .venv-mteb
 	.venv-mteb/bin/python -m pip install --quiet -e '.[test-mteb]'
+	@touch $@
+
+.venv-triton/.test: .venv/.created requirements.txt pyproject.toml
+	.venv/bin/python -m venv .venv-triton
+	.venv-triton/bin/python -m pip install --quiet -e '.[test-triton]'
 	@touch $@
 
 .venv-beam/.test: .venv/.created requirements.txt pyproject.toml

@@ -17,6 +17,7 @@ class Limits:
       dtypes: dtypes of queries, keys and values.
       sequence_multiple: the number of tokens of a row must be a multiple of it.
       head_multiple, largest_head: the size of a head must be a multiple of the first, and at most the second.
+      head_sizes: the sizes of a head, where only some will do.
       dropout: whether it drops attention weights.
       longest_row: the most tokens of a row; 0 for any number.
       longest_relative: the same of a model whose scores have terms of relative distances, computed in bfloat16; half as
@@ -29,6 +30,7 @@ class Limits:
     sequence_multiple: int
     head_multiple: int
     largest_head: int
+    head_sizes: tuple[int, ...] = ()
     dropout: bool = False
     longest_row: int = 0
     longest_relative: int = 0
@@ -45,9 +47,13 @@ LIMITS = {
         longest_row=2048, longest_relative=512, auto_from=256),
     "flash": Limits("tpu", ("float32", "bfloat16"), sequence_multiple=128, head_multiple=8, largest_head=256),
     "cudnn": Limits("cuda", ("bfloat16", "float16"), sequence_multiple=2, head_multiple=8, largest_head=128),
+    "tile": Limits(
+        "cuda", ("float32", "bfloat16", "float16"), sequence_multiple=1, head_multiple=16, largest_head=128,
+        head_sizes=(16, 32, 64, 128), dropout=True),
 }  # fmt: skip
 # What "auto" takes: the first that can do the call. Compiled for v5e, a step of modernbert_base on rows of 1,024 moves
-# 138 GiB with "row" and 202 with "splash", one of bert_base on rows of 512 without dropout 10.4 and 11.2.
+# 138 GiB with "row" and 202 with "splash", one of bert_base on rows of 512 without dropout 10.4 and 11.2. "tile" was
+# compiled for GPUs, and compared in interpretation alone: no GPU has run it yet, so that it must be asked for.
 PREFERRED = {"tpu": ("row", "splash"), "cuda": ("cudnn",)}
 
 
@@ -101,6 +107,9 @@ def _reason_against(limits, *, platform, dtype, head_size, sequence_length, drop
     if sequence_length and longest and sequence_length > longest:
         where = " with relative positions" if relative else ""
         return f"rows have {sequence_length} tokens; expected at most {longest}{where}"
+    if head_size and limits.head_sizes and head_size not in limits.head_sizes:
+        sizes = ", ".join(map(str, limits.head_sizes[:-1])) + f" or {limits.head_sizes[-1]}"
+        return f"heads have {head_size} units (config.model.hidden_size / num_heads); expected {sizes}"
     if head_size and (head_size % limits.head_multiple or head_size > limits.largest_head):
         return (
             f"heads have {head_size} units (config.model.hidden_size / num_heads); expected a multiple of "

@@ -20,6 +20,11 @@ from bert_jax.model.positions import apply_rotary, relative_rows, relative_shift
 from bert_jax.model.row_attention import row_attention
 from bert_jax.model.row_distances import Distances
 from bert_jax.model.spec import Spec
+from bert_jax.model.tile_attention import tile_attention
+
+# Kernels that read queries, keys and values as the projections give them, turn them by rotary positions, and drop
+# weights; those of kernels.FUSED do none of it.
+BY_UNITS = {"row": row_attention, "tile": tile_attention}
 
 
 @_moved.renamed_members(visibility="mask", distances="relative_table")
@@ -90,9 +95,9 @@ class SelfAttention(nnx.Module):
         """
         mask, spec = self._mask(context, local), self.spec
         kernel = choose_kernel(spec, hidden.shape[1], mask, seed is not None)
-        if kernel == "row" and splits_evenly(hidden.shape[0], spec.num_heads):
-            return self.output(self._mixed_by_rows(hidden, context, mask, local, queries, seed, distance_seed))
-        kernel = "xla" if kernel == "row" else kernel
+        if kernel in BY_UNITS and splits_evenly(hidden.shape[0], spec.num_heads):
+            return self.output(self._mixed(kernel, hidden, context, mask, local, queries, seed, distance_seed))
+        kernel = "xla" if kernel in BY_UNITS else kernel
         query, key, value = self._project(hidden, context, local, queries)
         run = functools.partial(attend, kernel, rate=spec.attention_dropout)
         bias = None
@@ -104,17 +109,17 @@ class SelfAttention(nnx.Module):
         mixed = run(query, key, value, mask, seed=seed, bias=bias)
         return self.output(mixed.transpose(0, 2, 1, 3).reshape(*hidden.shape[:2], -1))
 
-    def _mixed_by_rows(self, hidden, context, mask, local, queries, seed, distance_seed):
-        """Returns the mixed values of all heads, [batch, sequence, units], by the kernel that reads whole rows."""
+    def _mixed(self, kernel, hidden, context, mask, local, queries, seed, distance_seed):
+        """Returns the mixed values of all heads, [batch, sequence, units], by a kernel that reads this form."""
         query, key, value = (constrain(x, "units") for x in self._projections(hidden, queries))
         rotation = context.local_rotation if local else context.rotation
-        distances = None
+        rate, run = self.spec.attention_dropout, BY_UNITS[kernel]
         if self.spec.has_relative_positions:
             tables = self._distance_tables(context.relative_table, distance_seed, query.dtype)
             distance_keys, distance_queries = (None if table is None else table[0] for table in tables)
             distances = Distances(relative_rows(self.spec, hidden.shape[1]), distance_keys, distance_queries)
-        rate = self.spec.attention_dropout
-        mixed = row_attention(query, key, value, mask, self.spec.head_size, rotation, rate, seed, distances)
+            run = functools.partial(run, distances=distances)
+        mixed = run(query, key, value, mask, self.spec.head_size, rotation, rate, seed)
         return checkpoint_name(with_unreached(mixed, mask), RESULTS)
 
     def weights(self, hidden: jax.Array, context: Context, local: bool = False) -> jax.Array:
@@ -220,7 +225,7 @@ def make_context(spec: Spec, batch: Mapping, relative_table: jax.Array | None = 
 
 @_moved.renamed_arguments(visibility="mask")
 def choose_kernel(spec: Spec, sequence_length: int, mask: AttentionMask, dropping: bool) -> str:
-    """Returns the attention kernel of one call: "xla", "row" (row_attention.py) or a key of kernels.FUSED.
+    """Returns the attention kernel of one call: "xla", a key of BY_UNITS or of kernels.FUSED.
 
     Args:
       spec: the model's spec; attention_kernel "auto" is resolved here, because not every call supports every kernel.
@@ -240,7 +245,7 @@ def choose_kernel(spec: Spec, sequence_length: int, mask: AttentionMask, droppin
         dropout=spec.attention_dropout if dropping else 0.0,
         relative=spec.has_relative_positions,
     )
-    if mask.window is not None and kernel not in ("splash", "row"):
+    if mask.window is not None and kernel not in ("splash", *BY_UNITS):
         return "xla"  # which alone, beside these, computes no scores outside the window
     if kernel != "cudnn" or mask.padding_last or not spec.task:
         return kernel

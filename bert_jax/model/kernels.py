@@ -344,6 +344,12 @@ def reorder(hidden: jax.Array, order: jax.Array) -> jax.Array:
     return jax.vmap(lambda x, order: x.at[order].get(unique_indices=True, mode="promise_in_bounds"))(hidden, order)
 
 
+def repeat_heads(x: jax.Array, head_size: int, times: int) -> jax.Array:
+    """Returns [..., heads x times x head_size], each head of [..., heads x head_size] so many times in a row."""
+    heads = x.reshape(*x.shape[:-1], -1, head_size)
+    return jnp.repeat(heads, times, axis=-2).reshape(*x.shape[:-1], -1)
+
+
 FUSED = {"splash": splash, "flash": flash, "cudnn": cudnn}
 
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.model.dropout import attention_index, hash_bits, keep_threshold, row_numbers
-from bert_jax.model.kernels import AttentionMask
+from bert_jax.model.kernels import AttentionMask, repeat_heads
 from bert_jax.model.layouts import BATCH_AXES, LAYOUTS, active_mesh, num_shards
 from bert_jax.model.row_distances import (
     LANES,
@@ -151,9 +151,9 @@ def row_attention(
     shards = 1 if mesh is None else num_shards(mesh, "tensor")
     if key.shape[2] // head_size % shards:  # too few heads of keys to go round
         times = units // key.shape[2]
-        key, value = (_repeat_heads(x, head_size, times) for x in (key, value))
+        key, value = (repeat_heads(x, head_size, times) for x in (key, value))
         if distances and distances.keys is not None:
-            distances = dataclasses.replace(distances, keys=_repeat_heads(distances.keys, head_size, times))
+            distances = dataclasses.replace(distances, keys=repeat_heads(distances.keys, head_size, times))
     missing = -sequence % LANES
 
     def filled(x, axis=1):
@@ -190,11 +190,6 @@ def row_attention(
                  (jax.P(), jax.P(BATCH_AXES), jax.P("tensor")), (jax.P(None, "tensor"),) * len(tables))  # fmt: skip
         run = jax.shard_map(run, in_specs=specs, out_specs=split, check_vma=False)
     return run(query, key, value, segments, turns, places, tables)[:, :sequence]
-
-
-def _repeat_heads(x, head_size, times):
-    heads = x.reshape(*x.shape[:-1], -1, head_size)
-    return jnp.repeat(heads, times, axis=-2).reshape(*x.shape[:-1], -1)
 
 
 def _turns(rotation, batch):

@@ -72,6 +72,13 @@ def pallas() -> tuple[types.ModuleType, types.ModuleType]:
     return module, tpu
 
 
+def triton() -> types.ModuleType:
+    """Returns the module of Pallas for GPUs, by Triton."""
+    from jax.experimental.pallas import triton as module
+
+    return module
+
+
 def flash_attention() -> types.ModuleType:
     """Returns the module of the Pallas flash attention for TPUs."""
     from jax.experimental.pallas.ops.tpu import flash_attention as module

@@ -14,6 +14,7 @@ from bert_jax.errors import UserError
 from bert_jax.finetuning import vector_losses
 from bert_jax.interop.families.family import ACTIVATIONS as NAMES_IN_TRANSFORMERS
 from bert_jax.interop.families.family import TASKS as TASKS_IN_TRANSFORMERS
+from bert_jax.model.attention import BY_UNITS
 from bert_jax.model.kernels import FUSED
 from bert_jax.model.layers import ACTIVATIONS, INITIALIZERS
 from bert_jax.model.pooling import POOLING
@@ -60,7 +61,7 @@ def test_choices_are_what_is_implemented():
     assert set(keys.ACTIVATIONS) == set(ACTIVATIONS) == set(NAMES_IN_TRANSFORMERS)
     assert set(keys.MODEL["remat"].choices) == set(REMAT)
     assert set(keys.MODEL["initializer"].choices) == set(INITIALIZERS)
-    assert set(keys.MODEL["attention_kernel"].choices) == {"auto", "xla", "row", *FUSED}
+    assert set(keys.MODEL["attention_kernel"].choices) == {"auto", "xla", *BY_UNITS, *FUSED}
     assert keys.PRETRAINING["objective.name"].choices == tuple(OBJECTIVES)
     axes = [name.partition(".")[2] for name in keys.PRETRAINING if name.startswith("mesh.")]
     assert axes == [*mesh.AXES, "across_slices"]

@@ -276,6 +276,9 @@ def test_auto_takes_a_kernel_where_it_can_do_what_is_asked(asked, expected):
         ),
         ("cudnn", {"dtype": "float32"}, "cannot compute in float32; expected config.model.dtype to be bfloat16"),
         ("splash", {"sequence_length": 200}, "rows have 200 tokens; expected a multiple of 128"),
+        ("tile", {"head_size": 48}, "heads have 48 units .*; expected 16, 32, 64 or 128, or auto or xla as kernel"),
+        ("tile", {"platform": "cpu"}, "found tile, but it runs on cuda, and this is cpu"),
+        ("tile", {"relative": True}, "no place for the scores of relative positions; expected row"),
         ("cudnn", {"head_size": 20}, "heads have 20 units .*; expected a multiple of 8, at most 128"),
     ],
 )

@@ -9,15 +9,12 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bert_jax import config as config_lib
-from bert_jax import model as model_lib
 from bert_jax import sharding
 from bert_jax.model import kernels
 from bert_jax.model.dropout import dropout
 from bert_jax.model.kernels import AttentionMask
 from bert_jax.model.positions import apply_rotary, rotary_angles
 from bert_jax.model.row_attention import row_attention
-from bert_jax.training import step as step_lib
 from tests.model.test_kernels import (
     assert_trees_agree,
     interpreted,  # noqa: F401
@@ -25,61 +22,7 @@ from tests.model.test_kernels import (
     make_batch,
     make_mask,
 )
-
-SEED = np.array([123456789, 987654321], np.uint32)
-
-
-def draw(batch, sequence, heads, kv_heads, size):
-    """Returns queries, keys, values and a gradient of the output, float32 [batch, sequence, units]."""
-    random = np.random.default_rng(0)
-    widths = (heads * size, kv_heads * size, kv_heads * size, heads * size)
-    return [random.normal(size=(batch, sequence, width)).astype(np.float32) for width in widths]
-
-
-def reference(arrays, mask, size, rotation, rate, seed):
-    """Returns outputs and gradients in float64 from plain products, where the drawn bits are those of `dropout`."""
-    batch, sequence = mask.present.shape
-    allowed = np.broadcast_to(mask.to_array(), (batch, 1, sequence, sequence))
-    heads, there = arrays[0].shape[2] // size, np.asarray(mask.present)[..., None]
-    ones = jnp.ones((batch, heads, sequence, sequence), jnp.float32)
-    factor = np.asarray(dropout(ones, rate, None if seed is None else jnp.asarray(seed)), np.float64)
-    with jax.enable_x64(True):
-
-        def split(x):
-            return x.reshape(batch, sequence, -1, size).swapaxes(1, 2)
-
-        def loss(query, key, value):
-            query, key, value = split(query), split(key), split(value)
-            if rotation is not None:
-                cosine, sine = (np.asarray(angle, np.float64)[:, None] for angle in rotation)
-
-                def turn(x):
-                    first, second = jnp.split(x, 2, -1)
-                    return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], -1)
-
-                query, key = turn(query), turn(key)
-            key, value = (jnp.repeat(x, heads // x.shape[1], 1) for x in (key, value))
-            scores = jnp.where(allowed, query @ key.swapaxes(2, 3) / size**0.5, -1e30)
-            mixed = (jax.nn.softmax(scores, -1) * factor) @ value
-            mixed = jnp.where(there, mixed.swapaxes(1, 2).reshape(batch, sequence, -1), 0)
-            return (mixed * read).sum(), mixed
-
-        *inputs, read = (jnp.asarray(array, jnp.float64) for array in arrays)
-        gradients, output = jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(*inputs)
-        return [np.asarray(x) for x in (output, *gradients)]
-
-
-def actual(arrays, mask, size, rotation, rate, seed):
-    *inputs, read = map(jnp.asarray, arrays)
-    seed = None if seed is None else jnp.asarray(seed)
-
-    def loss(query, key, value):
-        mixed = row_attention(query, key, value, mask, size, rotation, rate, seed)
-        mixed = jnp.where(mask.present[..., None], mixed, 0)
-        return (mixed * read).sum(), mixed
-
-    gradients, output = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*inputs)
-    return [np.asarray(x) for x in (output, *gradients)]
+from tests.model.unit_kernels import FAMILIES, MESHES, SEED, actual, draw, losses, make_model, reference
 
 
 @pytest.mark.parametrize(
@@ -102,17 +45,19 @@ def test_outputs_and_gradients(interpreted, sequence, heads, kv_heads, size, kin
     rotation = rotary_angles(jnp.arange(sequence)[None], size, 10000.0) if rotary else None
     arguments = draw(2, sequence, heads, kv_heads, size), mask, size, rotation, rate, SEED if rate else None
     names = ("output", "query", "key", "value")
-    for name, one, other in zip(names, actual(*arguments), reference(*arguments), strict=True):
+    for name, one, other in zip(names, actual(row_attention, *arguments), reference(*arguments), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=5e-6 * abs(other).max(), err_msg=name)
 
 
 def test_a_part_of_a_batch_drops_what_the_whole_does(interpreted):  # noqa: F811
     arrays = draw(4, 128, 2, 2, 64)
     mask = make_mask("anywhere", False, 4, 128)
-    whole = actual(arrays, mask, 64, None, 0.2, SEED)
+    whole = actual(row_attention, arrays, mask, 64, None, 0.2, SEED)
     part = AttentionMask(mask.present[2:0:-1])
     rows = np.concatenate([SEED, np.array([2, 1], np.uint32)])
-    for one, other in zip(actual([x[2:0:-1] for x in arrays], part, 64, None, 0.2, rows), whole, strict=True):
+    for one, other in zip(
+        actual(row_attention, [x[2:0:-1] for x in arrays], part, 64, None, 0.2, rows), whole, strict=True
+    ):
         np.testing.assert_array_equal(one, other[2:0:-1])
 
 
@@ -121,7 +66,9 @@ def test_bfloat16(interpreted):  # noqa: F811
     rotation = rotary_angles(jnp.arange(128)[None], 64, 10000.0)
     halves = [jnp.asarray(x, jnp.bfloat16) for x in arrays]
     for one, other in zip(
-        actual(halves, mask, 64, rotation, 0.1, SEED), reference(arrays, mask, 64, rotation, 0.1, SEED), strict=True
+        actual(row_attention, halves, mask, 64, rotation, 0.1, SEED),
+        reference(arrays, mask, 64, rotation, 0.1, SEED),
+        strict=True,
     ):
         assert np.linalg.norm(one.astype(np.float64) - other) < 0.01 * np.linalg.norm(other)
 
@@ -138,27 +85,6 @@ def test_windows_of_plain_xla_drop_the_same_weights():
         one = kernels.windowed_attention(*random, mask, 0.3, seed)
         there = mask.present[:, None, :, None]
         np.testing.assert_allclose(jnp.where(there, one, 0), jnp.where(there, expected, 0), atol=2e-6)
-
-
-def make_model(platform, **changes):
-    config = config_lib.base().model
-    config.update(hidden_size=32, num_layers=2, num_heads=4, intermediate_size=24, max_positions=256)
-    config.update(attention_dropout=0.1, dtype="float32", **changes)
-    return model_lib.build(config, 64, platform=platform, next_sentence=False)
-
-
-FAMILIES = {
-    "learned": {},
-    "rotary, grouped heads": {"positions": "rotary", "num_kv_heads": 2},
-    "windows": {"positions": "rotary", "local_window": 64, "global_every": 2, "local_rotary_base": 100.0},
-}
-
-
-MESHES = [
-    ({"data": 1, "fsdp": 1, "tensor": 1}, {"remat": "attention"}),
-    ({"data": 4, "fsdp": 1, "tensor": 1}, {"scan_layers": True, "remat": "dots_no_batch"}),
-    ({"data": 1, "fsdp": 2, "tensor": 4}, {"remat": "full"}),  # more parts than heads of keys
-]
 
 
 @pytest.mark.full
@@ -180,27 +106,6 @@ def test_a_model_is_the_same_on_every_mesh(interpreted, family, axes, changes): 
 def test_twenty_steps_have_the_losses_of_plain_xla(interpreted, i):  # noqa: F811
     """With dropout: on one device by XLA, and by the kernel on meshes, with what layers keep computed again."""
     axes, changes = MESHES[i]
-
-    def losses(platform, axes, **changes):
-        config = config_lib.base()
-        config.model.update(hidden_size=32, num_layers=2, num_heads=4, intermediate_size=24, max_positions=256)
-        config.model.update(dtype="float32", **changes)  # dropout of 0.1 everywhere, as in the recipe
-        config.optimizer.update(learning_rate=1e-3, warmup_steps=0)
-        mesh = sharding.make_mesh(axes, jax.devices()[: axes["data"] * axes["fsdp"] * axes["tensor"]])
-        model = model_lib.build(config.model, 64, platform=platform)
-        assert model.spec.attention_dropout == model.spec.hidden_dropout == 0.1
-        state = step_lib.init_state(config, model, mesh, 20)
-        train_step, key = step_lib.make_train_step(config, model, mesh, 20), step_lib.dropout_key(config)
-        random, values = np.random.default_rng(0), []
-        for step in range(20):
-            batch = make_batch(rows=4, length=256) | {
-                "masked_labels": random.integers(0, 64, (4, 3)).astype(np.int32),
-                "masked_weights": np.ones((4, 3), np.float32),
-                "next_sentence_label": random.integers(0, 2, 4).astype(np.int32),
-            }
-            state, metrics = train_step(state, batch, np.int32(step), key)
-            values.append(float(metrics["loss"]))
-        return values
 
     expected = losses("cpu", {"data": 1, "fsdp": 1, "tensor": 1})
     assert len(set(expected)) == 20 and np.isfinite(expected).all()

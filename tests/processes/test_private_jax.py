@@ -74,6 +74,9 @@ def test_pallas():
     )
     tpu.CompilerParams(dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=1 << 20)
     assert tpu.VMEM((8, 128), jax.numpy.float32).shape == (8, 128)
+    triton = private_jax.triton()
+    triton.CompilerParams(num_warps=4, num_stages=2)
+    inspect.signature(triton.dot).bind(None, None, precision=None, trans_a=True)
 
 
 def test_attention_kernels():
