@@ -18,6 +18,8 @@ input order, with good_score, bad_score (nats) and correct (1, 0.5 or 0) added.
 several have names, as in --held_out=similarity=sts:FILE,search=ir:DIR.
 """
 
+import sys
+
 from absl import flags
 
 from bert_jax import command, files, outputs
@@ -148,12 +150,19 @@ def _evaluate_vectors():
         raise UserError(f"--widths={','.join(_WIDTHS.value)}: expected numbers, such as 64,128") from None
     from bert_jax.inference import Embedder, measure  # after the flags: importing jax takes a second
     from bert_jax.inference.opening import open_predictor
+    from bert_jax.retrieval.searching import head_note
 
     name = _MODEL.value
     if _STEP.value is not None:
         name = "@".join(map(str, workdir.name_and_step(name, _STEP.value)))
     embedder = open_predictor(Embedder, name)
-    scores = {set_name: measure(embedder, spec, widths=widths, header=_COLUMNS.value, name="--held_out")
+
+    def note(line):
+        print(f"note: {line}", file=sys.stderr)
+
+    if line := head_note(embedder):
+        note(line)
+    scores = {set_name: measure(embedder, spec, widths=widths, header=_COLUMNS.value, name="--held_out", note=note)
               for set_name, spec in sets.items()}  # fmt: skip
     _write([{"model": _MODEL.value, "held_out": spec, **({"name": set_name} if set_name else {}), **scores[set_name]}
             for set_name, spec in sets.items()])  # fmt: skip

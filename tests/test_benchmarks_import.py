@@ -1,14 +1,17 @@
 """The benchmarks start, their own sides run, and the one for a GPU needs jax, flax and optax alone."""
 
+import argparse
 import importlib
 import json
 import math
 import pathlib
 import subprocess
 import sys
+import time
 
 import pytest
 
+from experiments.benchmarks import gpu
 from tests.commands import LONGEST_WAIT
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -20,9 +23,10 @@ MISSING = (
     "array_record", "seqeval", "scipy", "apache_beam", "tokenizers", "safetensors", "huggingface_hub", "tqdm",
 )  # fmt: skip
 JOB = {
-    "side": "ours", "sizes": [1, 16, 2, 32], "length": 16, "slots": 2, "rows": 2, "dtype": "float32", "kernel": "xla",
-    "remat": "none", "scan": False, "microbatches": 1, "logits_chunk": 0, "rounds": 1, "steps": 1, "matrix": 64,
+    "side": "ours", "family": "bert", "sizes": [1, 16, 2, 32], "length": 16, "slots": 2, "rows": 2, "dtype": "float32",
+    "kernel": "xla", "attention_dropout": 0.1, "remat": "none", "matrix": 64,
 }  # fmt: skip
+MODERN_JOB = JOB | {"family": "modernbert", "sizes": [3, 16, 2, 24], "length": 160, "attention_dropout": 0.0}
 
 
 def start(*arguments):
@@ -44,15 +48,17 @@ class Missing:
             raise ImportError(f"{{name}} is missing here")
 sys.meta_path.insert(0, Missing())
 from experiments.benchmarks import gpu, gpu_sides
-for what in ("train", "inference"):
-    print(json.dumps(gpu_sides.measure({JOB!r} | {{"what": what}})))
+for job in ({JOB!r} | {{"work": "train"}}, {JOB!r} | {{"work": "inference"}}, {MODERN_JOB!r} | {{"work": "train"}}):
+    gpu_sides.serve(job, ["2", "facts"], lambda answer: print(json.dumps(answer)))
 """
     process = start("-c", code)
     output, errors = process.communicate(timeout=LONGEST_WAIT)
     assert process.returncode == 0, errors
-    train, inference = map(json.loads, output.splitlines())
-    assert len(train["seconds"]) == 1 and train["flops"] > 2 * inference["flops"] > 0
-    assert train["matrix_rate"] > 0 and train["peak_flops"] is None
+    lines = list(map(json.loads, output.splitlines()))
+    for first, timed, facts in (lines[i : i + 3] for i in (0, 3, 6)):
+        assert first["compiled"] > first["step"] > 0 and timed["seconds"] > 0
+        assert facts["matrix_rate"] > 0 and facts["peak_flops"] is None
+    assert len(lines) == 9 and lines[2]["flops"] > 2 * lines[5]["flops"] > 0 and lines[8]["flops"] > 0
 
 
 @pytest.mark.one_in(4)
@@ -93,31 +99,54 @@ def test_every_benchmark_says_what_it_does():
         assert f"python -m experiments.benchmarks.{name}" in output, name
 
 
+LARGE = gpu.Row("large", "train", "bert", gpu.LARGE, 512, 76, (128, 64, 32, 16))
+
+
 @pytest.mark.parametrize(
     ("results", "expected"),
     [
-        ({"ours": {"full": True}}, "no number of rows fits"),
-        ({"ours": {"failed": "TypeError: no"}, "torch": {"full": False}}, "ours: TypeError: no"),
+        ({"ours": {"full": True}, "torch": {}}, "no number of rows fits"),
+        ({"ours": {"failed": "TypeError: no"}, "torch": {"compiled": 1}}, "ours: TypeError: no"),
     ],
 )
 def test_a_row_says_what_went_wrong(monkeypatch, results, expected):
-    from experiments.benchmarks import gpu
-
-    monkeypatch.setattr(gpu, "run", lambda job, limit: results[job["side"]])
-    cells = gpu.compare("Large", {"what": "train", "length": 512, "slots": 76}, (64, 32), 1)
-    assert cells[-1] == expected
+    monkeypatch.setattr(gpu, "measure", lambda job, rounds, deadline: results)
+    assert gpu.compare(LARGE, {}, 5, 0.0)[-1] == expected
 
 
 def test_a_row_takes_the_most_rows_that_both_sides_hold(monkeypatch):
-    from experiments.benchmarks import gpu
+    def measure(job, rounds, deadline):
+        fits = {"ours": 64, "torch": 32}
+        common = {"compiled": 1, "peak_memory": 2**30, "flops": 1e12, "peak_flops": 2e13, "matrix_rate": 1.6e13}
+        seconds = {"ours": [0.1] * rounds, "torch": [0.2] * rounds}
+        return {
+            side: common | {"seconds": seconds[side]} if job["rows"] <= fits[side] else {"full": True} for side in fits
+        }
 
-    def run(job, limit):
-        if job["rows"] > {"ours": 64, "torch": 32}[job["side"]]:
-            return {"full": True}
-        facts = {"seconds": [0.2, 0.2] if job["side"] == "torch" else [0.1, 0.1], "compiled": 1, "peak_memory": 2**30}
-        return facts | {"flops": 1e12, "peak_flops": 2e13, "matrix_rate": 1.6e13}
-
-    monkeypatch.setattr(gpu, "run", run)
-    cells = gpu.compare("Large train", {"what": "train", "length": 512, "slots": 76}, (128, 64, 32, 16), 1)
+    monkeypatch.setattr(gpu, "measure", measure)
+    cells = gpu.compare(LARGE, {}, 3, 0.0)
     assert cells[1] == "32 x 512, 76"
-    assert cells[4] == "**2.00** (2.00-2.00)" and cells[5:8] == ["25.0%", "**50.0%**", "62.5%"]
+    assert cells[5] == "**2.00** (2.00-2.00)" and cells[6:9] == ["25.0%", "**50.0%**", "62.5%"]
+
+
+def test_budgets_and_processes_that_end():
+    assert gpu.seconds_of("8m") == 480 and gpu.seconds_of("90s") == 90
+    with pytest.raises(argparse.ArgumentTypeError, match="8 minutes: expected seconds or minutes, such as 90s or 8m"):
+        gpu.seconds_of("8 minutes")
+    side = gpu.Side({"side": "ours", "work": "nothing"})
+    assert "KeyError" in side.ask("", time.monotonic() + LONGEST_WAIT)["failed"]
+    assert "ended with 1" in side.ask("3", time.monotonic() + LONGEST_WAIT)["failed"]
+    side.end()
+    side = gpu.Side({})
+    assert side.ask("", 0.0) == {"failed": "the budget ended"}
+    side.end()
+
+
+@pytest.mark.parity
+def test_the_gpu_benchmark_runs_at_a_toy_size(tmp_path):
+    command = ["-m", "experiments.benchmarks.gpu", "--size=smoke", "--rounds=1", "--torch_backend=eager"]
+    process = start(*command, f"--output={tmp_path / 'gpu.md'}", "--budget=10m")
+    _, errors = process.communicate(timeout=LONGEST_WAIT)
+    assert process.returncode == 0, errors
+    text = (tmp_path / "gpu.md").read_text("utf-8")
+    assert text.count("both sides ran") == len(gpu.SMOKE) and "**No GPU row has been measured" in text

@@ -125,7 +125,11 @@ FINETUNING: dict[str, Key] = {
             "Where TFDS keeps its data sets.",
             {"is_path": True, "empty": "TFDS's default"} | MAY_CHANGE,
         ),
-        columns=((), "Names of the columns of a file without a header.", {"empty": "the file's header"}),
+        columns=(
+            (),
+            "Names of the columns of a file without a header; ... at the end: more are left out.",
+            {"empty": "the file's header"},
+        ),
         text=("text", "Column of the text."),
         text_pair=("", "Column of the second text.", {"empty": "single texts"}),
         label=("label", "Column of the label."),

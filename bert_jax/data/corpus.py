@@ -293,8 +293,9 @@ class SplitWriter:
 def _mapped(path, length):
     try:
         array = np.load(path, mmap_mode="r") if length else np.load(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:  # EOFError: nothing at all
         raise UserError(f"{path}: missing or cut off ({error}); prepare the corpus again") from error
-    if len(array) != length:
-        raise UserError(f"{path}: {len(array)} entries, but the manifest says {length}; prepare the corpus again")
+    if array.shape[:1] != (length,):
+        entries = len(array) if array.ndim else 1
+        raise UserError(f"{path}: {entries} entries, but the manifest says {length}; prepare the corpus again")
     return array

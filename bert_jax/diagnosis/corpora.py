@@ -66,7 +66,7 @@ class Text:
 
         try:
             return np.load(self.folder / "train" / "unigram.npy") if self.folder else None
-        except (OSError, ValueError):
+        except (OSError, ValueError, EOFError):
             return None
 
     def rows(self, config, phase: config_lib.Phase) -> "Rows | None":

@@ -1,6 +1,6 @@
 """Scores an embedder on a file: graded or labelled pairs, classes, rankings, or a retrieval task."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,7 @@ def measure(
     header: Sequence[str] = (),
     widths: Sequence[int] = (),
     name: str = "held_out",
+    note: Callable[[str], object] = lambda line: None,
 ) -> dict[str, float]:
     """Returns the scores of an embedder, those that fine-tuning gives for the same held-out set.
 
@@ -88,6 +89,7 @@ def measure(
       header: names of all columns of a file that has no header.
       widths: numbers of a vector, from the first on, of which alone scores are given too, as NAME_WIDTH.
       name: what messages call `held_out`.
+      note: called with each line about how the files were read, such as pairs without a score that are left out.
 
     Raises:
       UserError: a file or column is missing, a value is none of what is expected, a width is none of the vectors, or
@@ -105,11 +107,13 @@ def measure(
         if not 1 <= width <= embedder.size:
             raise UserError(f"widths: found {width}; expected from 1 to {embedder.size}, the size of a vector")
     if isinstance(embedder, MultiVectorEmbedder):
-        return _measured_tokens(embedder, held_out, task, widths, name)
+        return _measured_tokens(embedder, held_out, task, widths, name, note)
     if held_out.startswith(vector_files.SEARCHES):
         task.anchor_prompt, task.positive_prompt = embedder.prompt_for("query"), embedder.prompt_for("document")
     texts = _Texts()
-    examples, _ = vector_files.read(held_out, name, task, texts)
+    examples, notes = vector_files.read(held_out, name, task, texts)
+    for line in notes:
+        note(line)
     vectors = texts.vectors(embedder)
     scores = examples.score(_compared(embedder, vectors))
     for width in widths:
@@ -118,7 +122,7 @@ def measure(
     return scores
 
 
-def _measured_tokens(embedder, held_out, task, widths, name):
+def _measured_tokens(embedder, held_out, task, widths, name, note):
     """Returns the scores of late interaction, and with NAME_WIDTH those of vectors cut to each width."""
     if not held_out.startswith(vector_files.SEARCHES):
         raise UserError(
@@ -126,7 +130,9 @@ def _measured_tokens(embedder, held_out, task, widths, name):
             f"{' or '.join(vector_files.SEARCHES)}"
         )
     texts = _TokenTexts()
-    examples, _ = vector_files.read(held_out, name, task, texts)
+    examples, notes = vector_files.read(held_out, name, task, texts)
+    for line in notes:
+        note(line)
     vectors = texts.token_vectors(embedder)
     scores = examples.score(vectors)
     for width in widths:

@@ -302,6 +302,11 @@ class _Miner:
         self._numbers = {text: number for number, text in enumerate(documents)}
         self._other_numbers = {text: number for number, text in enumerate(others)}
         self._anchor_numbers = {text: number for number, text in enumerate(pairs.known)}
+        answers = {_form(text) for anchor, known in pairs.known.items() for text in (*known, anchor)}
+        self._alike: dict[str, list[int]] = {}  # the documents of each answer, as it is told apart here
+        for number, text in enumerate(documents):
+            if (form := _form(text)) in answers:
+                self._alike.setdefault(form, []).append(number)
 
     def lines(self, chosen: Sequence[int]) -> Iterator[tuple[dict[str, Any], int]]:
         """Yields the output of each record, and how many documents were too near to its positive."""
@@ -351,7 +356,7 @@ class _Miner:
     def _excluded(self, anchor):
         """Returns the numbers of the documents that are no negatives: the known answers and the anchor's own text."""
         texts = (*self._pairs.known[anchor], anchor)
-        return {self._numbers[text] for text in texts if text in self._numbers}
+        return {number for text in texts for number in self._alike.get(_form(text), ())}
 
     def _positive_scores(self, anchor, vector):
         """Returns the score of each of an anchor's own positives."""
@@ -380,6 +385,11 @@ class _Miner:
             draws = hashing.draw(key, np.arange(len(ranks), dtype=np.uint64))
             return np.sort(ranks[np.argsort(draws, kind="stable")[: self._rule.count]])
         return ranks[: self._rule.count]
+
+
+def _form(text):
+    """Returns a text as answers are compared: without regard to case and white space."""
+    return " ".join(text.split()).casefold()
 
 
 def _made(path, miner, chosen, wanted):

@@ -33,8 +33,8 @@ class Queries:
       ids, texts: id and text of each query.
       relevance: for each query, grade by number of the document, {} for one without judgements; () where there are
         none at all.
-      same: for each query, the number of the document of the same id, which is left out of its ranking, as BEIR does,
-        or -1; () where none is left out.
+      same: for each query, the number of the document that is the query itself (beir.own_document), which is left out
+        of its ranking, or -1; () where none is left out.
     """
 
     ids: Sequence[str]
@@ -43,7 +43,14 @@ class Queries:
     same: Sequence[int] = ()
 
 
-def read_queries(path: str | os.PathLike, ids: Sequence[str], qrels: str, column: str, id_column: str) -> Queries:
+def read_queries(
+    path: str | os.PathLike,
+    ids: Sequence[str],
+    qrels: str,
+    column: str,
+    id_column: str,
+    corpus: Iterable[tuple[str, str]] = (),
+) -> Queries:
     """Reads queries, and which documents answer them.
 
     Args:
@@ -51,6 +58,7 @@ def read_queries(path: str | os.PathLike, ids: Sequence[str], qrels: str, column
       ids: ids of the documents.
       qrels: the file of judgements; "": that of the folder (qrels/test.tsv), or none.
       column, id_column: see `Documents`.
+      corpus: pairs of id and text of the documents, read where queries of BEIR's layout have ids of documents.
 
     Raises:
       UserError: there is no query, one is empty, two have the same id, or the judgements name an unknown one.
@@ -73,7 +81,12 @@ def read_queries(path: str | os.PathLike, ids: Sequence[str], qrels: str, column
     relevance = beir.read_qrels(judged, texts, numbers, ("--queries", "--corpus"))
     if not is_beir(path):
         return Queries(tuple(texts), tuple(texts.values()), tuple(relevance.get(key, {}) for key in texts))
-    same = tuple(numbers.get(key, -1) for key in relevance)
+    shared = {numbers[key] for key in relevance if key in numbers}
+    own_texts = _texts_at(corpus, shared) if shared else {}
+    same = tuple(
+        beir.own_document(texts[key], numbers.get(key, -1), own_texts.__getitem__, grades)
+        for key, grades in relevance.items()
+    )
     return Queries(tuple(relevance), tuple(texts[key] for key in relevance), tuple(relevance.values()), same)
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 from bert_jax import files, interruption, outputs, progress
-from bert_jax.data.tasks import ranking
+from bert_jax.data.tasks import beir, ranking
 from bert_jax.errors import UserError
 from bert_jax.inference.embed import Embedder
 from bert_jax.inference.multi_vector import MultiVectorEmbedder, MultiVectorReranker
@@ -70,8 +70,9 @@ def run(
     index_lib.check_folder(folder, f"--index={folder}")
     documents = Documents(request.corpus, "corpus", request.text_column, request.id_column)
     contents = scan(documents, f"--corpus={request.corpus}")
-    queries = ranked.read_queries(request.queries, contents.ids, request.qrels, request.query_column, request.id_column)
-    for note in documents.notes:
+    columns = request.query_column, request.id_column
+    queries = ranked.read_queries(request.queries, contents.ids, request.qrels, *columns, documents)
+    for note in filter(None, (*documents.notes, beir.same_note(queries.same))):
         print(f"note: {note}", file=sys.stderr)
     embedder = open_embedder()
     if note := head_note(embedder):
@@ -114,8 +115,8 @@ def head_note(embedder: Embedder | MultiVectorEmbedder | SparseEmbedder) -> str:
     if task is None or "pooling" in embedder.model.settings:
         return ""
     return (
-        f"{embedder.model.name} was fine-tuned for {task.name.replace('_', ' ')}, not to compare vectors: its nearest "
-        "documents may mean little; expected an embedder"
+        f"{embedder.model.name} was fine-tuned for {task.name.replace('_', ' ')}, not to compare vectors: their "
+        "neighbours and scores may mean little; expected an embedder"
     )
 
 

@@ -2,8 +2,9 @@
 
     python -m experiments.benchmarks.gpu_sides '{"side": "ours", ...}'
 
-Prints one line of JSON: the seconds of a step in each round with other measurements, or what went wrong. Imports only
-those parts of bert_jax that need jax, flax and optax alone.
+Prints a line of JSON when its step is compiled, then answers each line of its input with one: a number of steps with
+the seconds of each, "facts" with other measurements, after which it ends. A line may say what went wrong instead.
+Imports only those parts of bert_jax that need jax, flax and optax alone.
 """
 
 import json
@@ -17,7 +18,14 @@ from experiments.benchmarks import torch_side
 from experiments.benchmarks.settings import VOCABULARY, model_settings, run_settings
 from experiments.benchmarks.train_step import gathered_loss, make_batch
 
-_ATTENTION_DROPOUT = 0.0  # so that both sides can use flash kernels
+# What ModernBERT has beside its sizes (configs/modernbert_base.py), without its dropout of 0.1 of attention's output,
+# which transformers has no place for.
+MODERN = {
+    "mlp": "gated", "type_vocab_size": 0, "positions": "rotary", "rotary_base": 160_000.0,
+    "local_rotary_base": 10_000.0, "local_window": 128, "global_every": 3, "norm_place": "pre", "first_norm": False,
+    "norm_bias": False, "attention_bias": False, "mlp_bias": False, "head_bias": False, "norm_epsilon": 1e-5,
+    "hidden_dropout": 0.0, "pooler": False,
+}  # fmt: skip
 
 
 def our_training(job):
@@ -27,12 +35,13 @@ def our_training(job):
     from bert_jax.model import flops
     from bert_jax.training import step as step_lib
 
-    config = run_settings(_our_model(job), microbatches=job["microbatches"], logits_chunk=job["logits_chunk"])
-    model = model_lib.build(config.model, VOCABULARY)
+    has_pairs = job["family"] == "bert"
+    config = run_settings(_our_model(job), has_pairs)
+    model = model_lib.build(config.model, VOCABULARY, next_sentence=has_pairs)
     mesh = sharding.make_mesh(config.mesh, _one_device())
     state = step_lib.init_state(config, model, mesh, 1000)
     train_step = step_lib.make_train_step(config, model, mesh, 1000)
-    batch = _on_device(make_batch(job["rows"], job["length"], job["slots"]), sharding.batch_sharding(mesh))
+    batch = _on_device(_batch(job), sharding.batch_sharding(mesh))
     key, done = step_lib.dropout_key(config), 0
 
     def step():
@@ -52,14 +61,12 @@ def our_inference(job):
     from bert_jax import sharding
     from bert_jax.model import flops
 
-    config = model_settings(
-        *job["sizes"], dtype=job["dtype"], attention_kernel=job["kernel"], attention_dropout=0.0, pooler=False
-    )
+    config = _our_model(job | {"attention_dropout": 0.0}, pooler=False)
     model = model_lib.build(config, VOCABULARY, next_sentence=False, language_model=False)
     params = jax.jit(model.init)(jax.random.key(0))
     params = jax.tree.map(lambda leaf: leaf.astype(job["dtype"]) if leaf.ndim > 1 else leaf, params)
     mesh = sharding.make_mesh({"data": -1, "fsdp": 1, "tensor": 1}, _one_device())
-    batch = make_batch(job["rows"], job["length"], 1)
+    batch = _batch(job)
     names = ("input_ids", "attention_mask", "token_type_ids")
     batch = _on_device({name: batch[name] for name in names}, sharding.batch_sharding(mesh))
     forward = jax.jit(lambda params, batch: model.apply(params, batch)["hidden"])
@@ -67,31 +74,45 @@ def our_inference(job):
 
 
 def torch_training(job):
-    """Returns the same for transformers' BertForPreTraining with torch.compile, autocast and SDPA without a mask."""
+    """Returns the same for transformers with torch.compile, autocast and SDPA without a mask."""
     import torch
     import transformers
 
-    model = transformers.BertForPreTraining(_their_config(job)).to(_torch_device()).train()
-    batch = _torch_batch(make_batch(job["rows"], job["length"], job["slots"]))
-    labels = torch.full_like(batch["input_ids"], -100)
-    labels.scatter_(1, batch["masked_positions"], batch["masked_labels"])
-    inputs = {name: batch[name] for name in ("input_ids", "token_type_ids")}
-
-    def loss_of_all():
-        return model(**inputs, labels=labels, next_sentence_label=batch["next_sentence_label"]).loss
-
-    def loss_of_predicted():
-        """Applies the head to predicted tokens alone, which transformers does not offer."""
-        predicted = (batch[name] for name in ("masked_positions", "masked_labels", "next_sentence_label"))
-        return gathered_loss(model, model.bert(**inputs), *predicted)
-
-    loss_of = _compiled(loss_of_all if job["torch_head"] == "all" else loss_of_predicted, job)
+    batch = _torch_batch(_batch(job))
+    predicted = batch["masked_positions"], batch["masked_labels"]
+    labels = torch.full_like(batch["input_ids"], -100).scatter_(1, *predicted)
+    ids = batch["input_ids"]
+    if job["family"] == "modernbert":
+        model = transformers.ModernBertForMaskedLM(_their_config(job)).to(_torch_device()).train()
+        losses = {
+            "all": lambda: model(ids, labels=labels).loss,
+            "predicted": lambda: _loss_of_predicted(model, ids, *predicted),
+        }
+    else:
+        model = transformers.BertForPreTraining(_their_config(job)).to(_torch_device()).train()
+        inputs = {name: batch[name] for name in ("input_ids", "token_type_ids")}
+        pairs = batch["next_sentence_label"]
+        losses = {
+            "all": lambda: model(**inputs, labels=labels, next_sentence_label=pairs).loss,
+            "predicted": lambda: gathered_loss(model, model.bert(**inputs), *predicted, pairs),
+        }
+    loss_of = _compiled(losses[job["torch_head"]], job)
 
     def loss_in_dtype():
         with torch.autocast(_torch_device(), getattr(torch, job["dtype"]), enabled=job["dtype"] != "float32"):
             return loss_of()
 
     return torch_side.train_step(model, loss_in_dtype), None
+
+
+def _loss_of_predicted(model, ids, positions, labels):
+    """Returns the loss of a ModernBertForMaskedLM, its head applied to the predicted tokens alone."""
+    import torch
+
+    hidden = model.model(ids).last_hidden_state
+    predicted = hidden.gather(1, positions[:, :, None].expand(-1, -1, hidden.shape[-1]))
+    words = model.decoder(model.head(predicted))
+    return torch.nn.functional.cross_entropy(words.flatten(0, 1).float(), labels.flatten())
 
 
 def torch_inference(job):
@@ -101,7 +122,7 @@ def torch_inference(job):
 
     model = transformers.BertModel(_their_config(job), add_pooling_layer=False).to(_torch_device()).eval()
     model = model.to(getattr(torch, job["dtype"]))
-    batch = _torch_batch(make_batch(job["rows"], job["length"], 1))
+    batch = _torch_batch(_batch(job))
     inputs = {name: batch[name] for name in ("input_ids", "token_type_ids")}
     forward = _compiled(lambda: model(**inputs).last_hidden_state, job)
 
@@ -151,30 +172,40 @@ SIDES = {
 }
 
 
-def measure(job):
-    """Returns the measurements of a job's side: seconds of a step in each round, FLOPs, peak memory and matrix rate."""
+def serve(job, questions, answer):
+    """Makes a job's step and answers questions about it.
+
+    Args:
+      job: what is computed; see gpu.Row.
+      questions: lines, each a number of steps or "facts".
+      answer: called with each answer, a dict: first what the first step took and a later one takes, in seconds, then
+        the seconds of a step, at last FLOPs of a step, peak memory, and the rates of the card and of a matrix product.
+    """
     ours = job["side"] == "ours"
-    rate = matrix_rate(job["dtype"], job["matrix"]) if ours else None
     began = time.perf_counter()
-    step, flops = SIDES[job["side"], job["what"]](job)
+    step, flops = SIDES[job["side"], job["work"]](job)
     wait = _wait_for_ours if ours else _wait_for_torch
     wait(step())
     compiled = time.perf_counter() - began
-    for _ in range(2):
-        wait(step())
-    seconds = []
-    for _ in range(job["rounds"]):
-        began = time.perf_counter()
-        for _ in range(job["steps"]):
-            result = step()
-        wait(result)
-        seconds.append((time.perf_counter() - began) / job["steps"])
+    wait(step())
+    answer({"compiled": compiled, "step": _seconds(step, wait, 2)})
+    for question in questions:
+        if question.strip() == "facts":
+            break
+        answer({"seconds": _seconds(step, wait, int(question))})
     facts = our_facts() if ours else torch_facts()
     if facts["peak_memory"] is None:  # on a CPU, the whole process counts
         facts["peak_memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if ours:
-        rate = max(rate, matrix_rate(job["dtype"], job["matrix"]))
-    return facts | {"seconds": seconds, "compiled": compiled, "flops": flops, "matrix_rate": rate}
+    rate = matrix_rate(job["dtype"], job["matrix"]) if ours else None
+    answer(facts | {"flops": flops, "matrix_rate": rate})
+
+
+def _seconds(step, wait, steps):
+    began = time.perf_counter()
+    for _ in range(steps):
+        result = step()
+    wait(result)
+    return (time.perf_counter() - began) / steps
 
 
 def probe():
@@ -187,22 +218,36 @@ def probe():
 
 def main():
     job = json.loads(sys.argv[1])
+
+    def answer(facts):
+        print(json.dumps(facts), flush=True)
+
     try:
-        result = measure(job) if job else probe()
+        if job:
+            serve(job, sys.stdin, answer)
+        else:
+            answer(probe())
     except Exception as error:  # whatever it is, the other rows are still to be measured
         text = f"{type(error).__name__}: {error}"
         if "RESOURCE_EXHAUSTED" not in text and "out of memory" not in text.lower():
-            print(json.dumps({"failed": text.strip().splitlines()[0][:300]}), flush=True)
+            answer({"failed": text.strip().splitlines()[0][:300]})
             raise
-        result = {"full": True}
-    print(json.dumps(result), flush=True)
+        answer({"full": True})
 
 
-def _our_model(job):
-    return model_settings(
-        *job["sizes"], dtype=job["dtype"], attention_kernel=job["kernel"], remat=job["remat"], scan_layers=job["scan"],
-        attention_dropout=_ATTENTION_DROPOUT,
-    )  # fmt: skip
+def _our_model(job, **changes):
+    settings = {name: job[name] for name in ("dtype", "remat", "attention_dropout")}
+    settings |= {"attention_kernel": job["kernel"]} | changes
+    if job["family"] == "modernbert":
+        settings |= MODERN | {"max_positions": job["length"]}
+    return model_settings(*job["sizes"], **settings)
+
+
+def _batch(job):
+    """Returns a batch as the model takes it, with the predicted tokens that it has in training."""
+    batch = make_batch(job["rows"], job["length"], job["slots"] or 1)
+    left_out = ("token_type_ids", "next_sentence_label") if job["family"] == "modernbert" else ()
+    return {name: array for name, array in batch.items() if name not in left_out}
 
 
 def _one_device():
@@ -223,9 +268,18 @@ def _wait_for_ours(result):
 
 def _their_config(job):
     import torch
+    import transformers
 
     torch.set_float32_matmul_precision("high")
-    return torch_side.bert_config(*job["sizes"], attention_probs_dropout_prob=_ATTENTION_DROPOUT)
+    config = torch_side.bert_config(*job["sizes"], attention_probs_dropout_prob=job["attention_dropout"])
+    if job["family"] == "bert":
+        return config
+    layers, hidden, heads, intermediate = job["sizes"]
+    return transformers.ModernBertConfig(
+        vocab_size=VOCABULARY, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
+        intermediate_size=intermediate, max_position_embeddings=job["length"], attn_implementation="sdpa",
+        pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2,
+    )  # fmt: skip
 
 
 def _torch_device():

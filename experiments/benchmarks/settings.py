@@ -22,12 +22,12 @@ def model_settings(layers: int, hidden: int, heads: int, intermediate: int, **ch
     return Settings(defaults | changes)
 
 
-def run_settings(model: Settings, **train) -> Settings:
+def run_settings(model: Settings, next_sentence: bool = True, **train) -> Settings:
     """Returns the part of a run's config that a pre-training step reads; `train` are keys of config.train."""
     return Settings(
         seed=0,
         model=model,
-        objective=Settings(name="mlm", next_sentence=True),
+        objective=Settings(name="mlm", next_sentence=next_sentence),
         optimizer=Settings(
             name="adamw", learning_rate=LEARNING_RATE, schedule="constant", warmup_steps=0, decay_steps=0,
             final_fraction=0.0, b1=0.9, b2=0.999, epsilon=EPSILON, weight_decay=0.01, clip_norm=CLIP_NORM,

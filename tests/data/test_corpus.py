@@ -81,6 +81,14 @@ def test_the_arrays_fit_together(small_corpus):
         (lambda path: _edit(path, format_version=99), "format_version 99; expected 1"),
         (lambda path: (path / "train" / "documents.npy").unlink(), "documents.npy: missing"),
         (lambda path: _cut(path / "train" / "sentences.npy"), "sentences.npy: missing or cut off"),
+        (
+            lambda path: (path / "train" / "sentences.npy").write_bytes(b""),
+            "sentences.npy: missing or cut off .No data",
+        ),
+        (
+            lambda path: np.save(path / "train" / "documents.npy", np.array(7)),
+            "documents.npy: 1 entries, but the manif",
+        ),
         (lambda path: _cut(next((path / "train").glob("*.tokens.npy"))), "tokens.npy: missing or cut off"),
     ],
 )

@@ -113,6 +113,28 @@ def test_fine_tuning_reads_what_is_mined(embedder, tokenizer, pairs, tmp_path):
     assert len(lines) == 24
 
 
+def test_answers_that_differ_in_case_and_white_space_are_no_negatives(embedder, tmp_path):
+    answer = ROWS[7]["positive"]
+    near = [answer.upper(), f" {answer}", answer.replace(" ", "  "), f"{answer}\t"]
+    corpus = [*CORPUS, *((f"near{i}", text) for i, text in enumerate(near))]
+    pairs = mining.read_pairs(str(write_lines(tmp_path / "pairs.jsonl", ROWS)), "anchor", "positive", "topic")
+    lines, _ = mined(embedder, pairs, tmp_path / "mined.jsonl", corpus, margin=None, count=40, depth=40)
+    assert len(lines[7]["negatives"]) == 40 and not {answer, *near} & set(lines[7]["negatives"])
+    assert any(set(near) & set(line["negatives"]) for line in lines)
+
+
+def test_what_a_reranker_scored_is_trained_on_by_the_command_that_is_printed(embedder, tokenizer, reranker, tmp_path):
+    pairs = mining.read_pairs(str(write_lines(tmp_path / "pairs.jsonl", ROWS)), "anchor", "positive", "topic")
+    path = tmp_path / "mined.jsonl"
+    mining.mine(embedder, pairs, CORPUS, path, mining.Rule(margin=None), reranker=reranker)
+    assert isinstance(json.loads(path.read_text().splitlines()[0])["score"], list)
+    config = finetuning_config.base()
+    config.task.name, config.data.batch_size, config.loss.name = "embedding", 4, "info_nce"
+    config.task.train, config.task.negatives = str(path), ("negatives",)
+    config.data.sequence_length, config.task.held_out_share = 24, 0.2
+    assert tasks.load(config, tokenizer).metric == "ndcg@10"
+
+
 def test_columns_and_compressed_output(embedder, tmp_path):
     rows = [{"q": row["anchor"], "a": row["positive"], "negatives": "mine"} for row in ROWS]
     pairs = mining.read_pairs(str(write_lines(tmp_path / "pairs.jsonl", rows)), "q", "a")

@@ -11,7 +11,7 @@ import dataclasses
 import math
 import os
 import pathlib
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 from bert_jax import files
@@ -27,8 +27,8 @@ class Retrieval:
       queries: text of each query.
       documents: text of each document, its title in front.
       relevance: for each query, grade by number of the document.
-      same: for each query, the number of a document of the same id, which is left out of its ranking, as BEIR does; -1
-        where there is none.
+      same: for each query, the number of the document that is the query itself (`own_document`), which is left out of
+        its ranking; -1 where there is none.
     """
 
     queries: list[str]
@@ -57,12 +57,48 @@ def read(directory: str, key: str, split: str = "test") -> Retrieval:
     corpus, queries = (_records(_file(folder, name, key)) for name in ("corpus.jsonl", "queries.jsonl"))
     numbers = {name: i for i, name in enumerate(corpus)}
     relevance = read_qrels(_file(folder, f"qrels/{split}.tsv", key), queries, numbers)
-    return Retrieval(
-        [queries[query] for query in relevance],
-        list(corpus.values()),
-        list(relevance.values()),
-        [numbers.get(query, -1) for query in relevance],
-    )
+    documents = list(corpus.values())
+    asked = [(query, queries[query], grades) for query, grades in relevance.items()]
+    same = [own_document(text, numbers.get(query, -1), documents.__getitem__, grades) for query, text, grades in asked]
+    return Retrieval([text for _, text, _ in asked], documents, list(relevance.values()), same)
+
+
+def is_folder(path: str | os.PathLike) -> bool:
+    """Returns whether a folder holds what BEIR's layout has: a corpus and queries."""
+    files_of = ([pathlib.Path(path) / f"{name}.jsonl{end}" for end in ("", ".gz")] for name in ("corpus", "queries"))
+    return all(any(map(pathlib.Path.is_file, names)) for names in files_of)
+
+
+def held_out_split(path: str | os.PathLike) -> str:
+    """Returns the split that models are chosen by: dev where there is one, else test."""
+    names = (pathlib.Path(path) / "qrels" / f"dev.tsv{end}" for end in ("", ".gz"))
+    return "dev" if any(name.is_file() for name in names) else "test"
+
+
+def own_document(query: str, number: int, text_of: Callable[[int], str], grades: Container[int]) -> int:
+    """Returns the number of a document of a query's id if it is the query itself and not judged, or -1.
+
+    In some tasks of BEIR the queries are documents of the corpus; it leaves out every document of the query's id. In
+    others, such as Cranfield, queries and documents are numbered alike, and mean nothing by it.
+
+    Args:
+      query: text of the query.
+      number: number of the document of its id; -1 for none.
+      text_of: returns the text of a document, perhaps behind its title.
+      grades: the documents that are judged for the query.
+    """
+    if number < 0 or number in grades:
+        return -1
+    query, document = query.strip(), text_of(number).strip()
+    return number if document == query or document.endswith(f" {query}") else -1
+
+
+def same_note(same: Sequence[int]) -> str:
+    """Returns a line about queries that are documents themselves; "" if there are none."""
+    count = sum(number >= 0 for number in same)
+    if not count:
+        return ""
+    return f"{count:,} of {len(same):,} queries are documents of the corpus, left out of their own rankings"
 
 
 def read_qrels(
@@ -136,7 +172,7 @@ def _file(folder, name, key):
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file():
             return path
-    raise UserError(f"{key}: {folder} has no {name}; expected BEIR's corpus.jsonl, queries.jsonl and qrels/test.tsv")
+    raise UserError(f"{key}: {folder} has no {name}; expected BEIR's corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv")
 
 
 def _records(path):
@@ -152,7 +188,10 @@ def _records(path):
         name, text = record.get("_id"), record.get("text")
         if name is None or not isinstance(text, str):
             raise UserError(f"{path} line {number}: expected _id and text; found {', '.join(record)}")
-        texts[id_text(name, f"{path} line {number}")] = titled(record, text, f"{path} line {number}").strip()
+        name = id_text(name, f"{path} line {number}")
+        if name in texts:
+            raise UserError(f"{path} line {number}: id {name!r} is that of an earlier line too; expected one of each")
+        texts[name] = titled(record, text, f"{path} line {number}").strip()
     if not texts:
         raise UserError(f"{path}: no record; expected one object a line, with _id and text")
     return texts

@@ -25,9 +25,9 @@ from bert_jax.errors import UserError
 class EmbeddingTask:
     """Learns vectors of texts from pairs, triplets, graded or labelled pairs; see data.tasks.TaskData.
 
-    A held-out set is scored by what it holds: with scores by the correlation with cosines, else by retrieving each
-    anchor's positive among all positives and negatives of the set. sts:FILE, ir:DIR and their like are what
-    vector_files reads.
+    A held-out set of pairs is scored by retrieving each anchor's positive among all its positives and negatives; that
+    of a loss of graded pairs, or of texts without positives, by the correlation of its scores with cosines, if it has
+    some. sts:FILE, ir:DIR and their like are what vector_files reads.
 
     Attributes:
       loss: the loss that config.loss.name means for this data.
@@ -116,7 +116,7 @@ class EmbeddingTask:
         taken = [task.anchor, task.positive, *self._negatives, task.relevance_id]
         cells.check_named_once(taken)
         optional = [task.score, task.label, *self._negatives, task.relevance_id]
-        optional = [name for name in optional if name and name not in columns]
+        optional = [name for name in dict.fromkeys(optional) if name and name not in columns]
         if not held_out and has_others:
             with records.naming_keys(task):
                 read = records.read_sets(task.train, "config.task.train", task, columns, optional), {}, None
@@ -207,6 +207,16 @@ class EmbeddingTask:
         width = max(map(len, rows))
         return np.array([row + [-1] * (width - len(row)) for row in rows], np.int64)
 
+    def _check_negatives(self, table, texts, columns):
+        """Raises UserError if the model could not tell a negative from the positive of its record."""
+        identity = np.where(columns < 0, -1, texts.identity[columns])
+        same = (columns[:, 2:] >= 0) & (identity[:, 2:] == identity[:, 1:2])
+        for i, column in np.argwhere(same)[:1].tolist():
+            text = texts.texts[columns[i, 2 + column]]
+            raise UserError(
+                f"{table.where(i)}: the negative {text[:60]!r} has the tokens of the positive; expected another"
+            )
+
     def _negatives_of(self, table, i):
         for name in self._negatives:
             if name not in table.columns:
@@ -232,6 +242,7 @@ class EmbeddingTask:
             columns = columns[:, :2]
         texts.encode()
         self._note_cut(texts, "train")
+        self._check_negatives(table, texts, columns)
         labels = np.zeros(len(table), np.float32)
         if self.loss in TEACHER_SCORE_LOSSES:
             labels = self._teacher_scores(table, (columns[:, 1:] >= 0).sum(1), columns.shape[1] - 1)
@@ -284,15 +295,22 @@ class EmbeddingTask:
         columns = self._columns(texts, table)
         texts.encode()
         self._note_cut(texts, "held out")
-        if task.score in table.columns and self.loss not in (*TEACHER_SCORE_LOSSES, "mse"):
+        is_pairs = bool(task.positive) and self.loss in ("info_nce", "triplet", "mse", *TEACHER_SCORE_LOSSES)
+        if task.score in table.columns and not is_pairs:
             return Similarity(texts, columns[:, :2], vector_files.scores_of(table, task, task.score), table.others)
         if not task.positive:
             raise UserError(
                 "config.task.held_out: without config.task.positive nothing can be held out of train; expected a file "
                 "with scores, or ir:DIR (config.task.positive and config.task.score name its columns)"
             )
-        documents = [number for number in dict.fromkeys(columns[:, 1:].ravel().tolist()) if number >= 0]
-        places = {number: i for i, number in enumerate(documents)}
+        same = texts.identity.tolist()  # what the model cannot tell apart is one document
+        numbers = [number for number in dict.fromkeys(columns[:, 1:].ravel().tolist()) if number >= 0]
+        first = {}
+        for number in numbers:
+            first.setdefault(same[number], number)
+        documents = list(first.values())
+        place_of = {identity: i for i, identity in enumerate(first)}
+        places = {number: place_of[same[number]] for number in numbers}
         relevance: dict[int, dict[int, float]] = {}
         known = self._relevant(table, columns)
         for i, (query, positive) in enumerate(columns[:, :2].tolist()):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bert_jax.data import rows as rows_lib
+from bert_jax.data.tasks import unique_batches
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 
@@ -147,9 +148,11 @@ class TokenTexts:
         special, expansion = rows_lib.num_special(self.tokenizer, pair=False), self.reading.expansion_length
         lengths = self._ids.lengths + np.int32(special)
         self.lengths = np.where(self._is_query, np.maximum(lengths, expansion), lengths).astype(np.int32)
-        plain = {text: i for i, text in enumerate(dict.fromkeys(text for *_, text in keys))}
-        self.identity = np.array([plain[text] for *_, text in keys], np.int32)
         self.texts = [text for *_, text in keys]
+        starts = {key[:2] for key in keys}
+        sizes = {start: len(self._rows.encode([start[1]], start[0])[0]) for start in starts}  # with its marker
+        own = [ids[i][sizes[key[:2]] :] for i, key in enumerate(keys)]
+        self.identity = unique_batches.identities(self.texts, own)
 
     def _check_prompts(self, prompts, is_query, room):
         for prompt in sorted(prompts):

@@ -22,6 +22,8 @@ def nearest(queries: np.ndarray, documents: np.ndarray, depth: int = DEPTH, excl
       documents: float32 [documents, size].
       depth: length of a ranking.
       excluded: for each query a document that is left out, -1 for none; () for none at all.
+
+    Where a ranking would hold all documents, -1 stands at its end for the one that is left out.
     """
     return best(lambda rows: queries[rows] @ documents.T, len(queries), len(documents), depth, excluded)
 
@@ -47,13 +49,18 @@ def best(
         if len(excluded):
             places = np.asarray(excluded[start : start + _AT_ONCE])
             scores[np.flatnonzero(places >= 0), places[places >= 0]] = -np.inf
+        else:
+            places = np.full(len(scores), -1)
         if depth < scores.shape[1]:
             thresholds = -np.partition(-scores, depth - 1, axis=1)[:, depth - 1 : depth]
             for i, row in enumerate(scores):
                 candidates = np.flatnonzero(row >= thresholds[i])
                 ranked[start + i] = candidates[np.argsort(-row[candidates], kind="stable")[:depth]]
         else:
-            ranked[start : start + len(scores)] = np.argsort(-scores, axis=1, kind="stable")
+            order = np.argsort(-scores, axis=1, kind="stable")
+            left_out = (order == places[:, None]) & (places >= 0)[:, None]
+            kept_first = np.argsort(left_out, axis=1, kind="stable")
+            ranked[start : start + len(scores)] = np.take_along_axis(np.where(left_out, -1, order), kept_first, axis=1)
     return ranked
 
 

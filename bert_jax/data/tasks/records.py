@@ -23,7 +23,7 @@ from bert_jax.config.finetuning_keys import COLUMN_KEYS, TASKS, TASKS_OF
 from bert_jax.config.named_sets import named_sets
 from bert_jax.config.schema import closest
 from bert_jax.data import hashing, hf_source, parquet, tfds_source
-from bert_jax.data.tasks import conll, text_files
+from bert_jax.data.tasks import beir, conll, text_files
 from bert_jax.errors import UserError
 
 _AT_ONCE = 1024  # records of a dataset that are read together
@@ -92,7 +92,8 @@ def read(
     """Reads the records of a spec.
 
     Args:
-      spec: tfds: or hf:NAME[/CONFIG]:SPLIT, or globs of files; several are separated by commas.
+      spec: tfds: or hf:NAME[/CONFIG]:SPLIT, globs of files, or for embedders folders in BEIR's layout; several are
+        separated by commas.
       key: the config key that has it, for messages.
       task: config.task.
       wanted: columns that must exist. A CoNLL file gives its words and tags, a SQuAD file its question, context and
@@ -283,7 +284,7 @@ def _joined(parts):
 
 
 def _matching(pattern, key):
-    if os.path.isfile(pattern):  # a name that contains [ and ] is no glob
+    if os.path.isfile(pattern) or beir.is_folder(pattern):  # a name that contains [ and ] is no glob
         return [pattern]
     paths = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
     if not paths:
@@ -296,6 +297,10 @@ def _matching(pattern, key):
 
 
 def _kind(path, task_name):
+    if os.path.isdir(path):
+        if task_name == "embedding":
+            return "beir"
+        raise UserError(f"{path}: a folder in BEIR's layout, for embedders; expected a file for {task_name}")
     suffix = pathlib.Path(path.lower().removesuffix(".gz")).suffix
     kinds = _KINDS | _TASK_KINDS[task_name]
     kind = kinds.get(suffix) or (kinds.get("") if suffix not in _NOT_CONLL else None)
@@ -315,6 +320,7 @@ def _read_file(path, key, task, wanted, optional, keep):
         "parquet": functools.partial(_parquet, keep=keep),
         "conll": functools.partial(conll.read, task=task),
         "squad": _squad,
+        "beir": functools.partial(_beir, key=key, task=task),
     }
     notes: list[str] = []
     with text_files.reporting(path):
@@ -322,9 +328,25 @@ def _read_file(path, key, task, wanted, optional, keep):
         names = _parquet_names(path) if kind == "parquet" else {}
     if not records:
         raise UserError(f"{path}: found no record ({key}); expected at least one")
-    unit = {"parquet": "row", "squad": "question"}.get(kind, "line")
+    unit = {"parquet": "row", "squad": "question", "beir": "pair"}.get(kind, "line")
     table = _table(records, wanted, optional, names, f"{path} {unit}", kind == "conll")
     return dataclasses.replace(table, notes=tuple(notes))
+
+
+def _beir(path, wanted, optional, notes, key, task):
+    """Yields the pairs of a split of a folder in BEIR's layout; of its corpus alone where no positives are read."""
+    split = "train" if key.endswith("train") else "test" if key.endswith("test") else beir.held_out_split(path)
+    data = beir.read(path, key, split)
+    pairs = (
+        (query, data.documents[number])
+        for query, grades in zip(data.queries, data.relevance, strict=True)
+        for number, grade in grades.items()
+        if grade > 0
+    )
+    alone = ((document, None) for document in data.documents if document.strip())
+    for i, (anchor, positive) in enumerate(pairs if task.positive else alone, 1):
+        values = {task.anchor: anchor, task.positive: positive}
+        yield i, [values.get(name) for name in (*wanted, *optional)]
 
 
 def _table(records, wanted, optional, names, source, word_lines=False):

@@ -34,6 +34,7 @@ class Layout:
       delimiter: the character between fields.
       quoted: whether fields may be in double quotes, with quotes in them doubled.
       columns: names of the columns.
+      is_open: whether rows may have more columns than these, which are left out.
       first: number of the line after the header; 1 where there is none.
       spaced: whether spaces after a delimiter are no part of the field, as the header shows.
       notes: what a user may not expect.
@@ -45,6 +46,7 @@ class Layout:
     first: int
     spaced: bool = False
     notes: tuple[str, ...] = ()
+    is_open: bool = False
 
 
 def lines(path, name: str = "", mark: str = " line ") -> Iterator[tuple[int, str]]:
@@ -108,7 +110,8 @@ def layout(
       path: the file.
       kind: "csv" or "tsv", which says what is expected.
       wanted: columns that must exist.
-      columns: names of the columns of a file without a header; (): the file has one.
+      columns: names of the columns of a file without a header; (): the file has one. A last name "..." stands for any
+        number of columns that are left out.
       name: the name of the file in messages; "": its path.
       otherwise: ends the message about a missing column: where else it could be named.
       mark: see `lines`.
@@ -117,6 +120,8 @@ def layout(
       UserError: a wanted column is missing or there twice.
     """
     name = name or str(path)
+    is_open = tuple(columns)[-1:] == ("...",)
+    columns = tuple(columns)[: len(columns) - is_open]
     numbered = ((number, text.rstrip("\r\n")) for number, text in lines(path, name, mark))
     first, header = next(((number, text) for number, text in numbered if text.strip(" \t")), (0, ""))
     if not first:
@@ -133,11 +138,11 @@ def layout(
     fitting = [
         delimiter
         for delimiter, fields in by_delimiter.items()
-        if (len(fields) == len(columns) if columns else set(wanted) <= set(fields))
+        if (_has_number(fields, columns, is_open) if columns else set(wanted) <= set(fields))
     ]
     delimiter = fitting[0] if fitting else candidates[0] if columns else _likeliest(by_delimiter, wanted)
     names = tuple(columns) or by_delimiter[delimiter]
-    if columns and by_delimiter[delimiter] == names:
+    if columns and by_delimiter[delimiter][: len(names)] == names:
         raise UserError(f"{name}{mark}{first}: a header, which is not read where config.task.columns is given")
     _check_columns(names, wanted, name, otherwise)
     quoted = delimiter != "\t" or _is_quoted(path, delimiter, name, mark)
@@ -148,7 +153,7 @@ def layout(
         notes.append(f"{name}: fields are quoted, and read without their quotes")
     parts = header.split(delimiter)[1:]
     spaced = quoted and bool(parts) and all(part.startswith(" ") for part in parts)
-    return Layout(delimiter, quoted, names, first if columns else first + 1, spaced, tuple(notes))
+    return Layout(delimiter, quoted, names, first if columns else first + 1, spaced, tuple(notes), is_open)
 
 
 def rows(path, layout: Layout, name: str = "", mark: str = " line ") -> Iterator[tuple[int, list[str]]]:
@@ -165,11 +170,16 @@ def rows(path, layout: Layout, name: str = "", mark: str = " line ") -> Iterator
     name = name or str(path)
     read = _quoted_rows if layout.quoted else _plain_rows
     for number, row in read(path, layout, name, mark):
-        if len(row) != len(layout.columns):
+        if not _has_number(row, layout.columns, layout.is_open):
             if not "".join(row).strip():
                 continue
-            raise UserError(f"{name}{mark}{number}: found {len(row)} columns; expected {len(layout.columns)}")
-        yield number, row
+            least = f"at least {len(layout.columns)}" if layout.is_open else f"{len(layout.columns)}"
+            raise UserError(f"{name}{mark}{number}: found {len(row)} columns; expected {least}")
+        yield number, row[: len(layout.columns)]
+
+
+def _has_number(fields, columns, is_open):
+    return len(fields) >= len(columns) if is_open else len(fields) == len(columns)
 
 
 def may_be_header(first: str, following: Sequence[str], known: Collection[str] = ()) -> bool:

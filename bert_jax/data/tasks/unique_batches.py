@@ -1,6 +1,10 @@
-"""Divides an epoch into batches without the same text twice, as a function of data, seed and epoch alone."""
+"""Divides an epoch into batches without the same text twice, as a function of data, seed and epoch alone.
+
+`identities` says which texts are the same.
+"""
 
 import collections
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -99,3 +103,19 @@ def _place_late(batches, unplaced, texts, batch_size):
 def _different(texts):
     """Returns the texts of rows, int [rows, columns], those of each row once."""
     return [text for row in texts.tolist() for text in {text for text in row if text >= 0}]
+
+
+def identities(texts: Sequence[str], ids: Sequence[Sequence[int]]) -> np.ndarray:
+    """Returns numbers that are equal for texts with equal token ids, which a model cannot tell apart, int32 [texts].
+
+    Such texts differ by white space, say, or by case where the tokenizer knows none, or behind the end of a row.
+
+    Args:
+      texts: without prompts; equal ones count as the first of them.
+      ids: token ids of each, without those of its prompt.
+    """
+    first: dict[str, bytes] = {}
+    numbers: dict[bytes, int] = {}
+    tokens = (np.asarray(row, np.int64).tobytes() for row in ids)
+    keys = [first.setdefault(text, key) for text, key in zip(texts, tokens, strict=True)]
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int32)

@@ -11,6 +11,7 @@ Columns have the names of config.task, or those of the usual benchmarks.
 
 import itertools
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +33,7 @@ _TEXT_NAMES = ("text", "sentence", "sentences", "texts")
 _CLASS_NAMES = ("label", "labels", "class", "cluster", "category")
 _QUERY_NAMES = ("query", "question")
 _POSITIVE_NAMES, _NEGATIVE_NAMES = ("positive", "positives"), ("negative", "negatives")
+_SEM_EVAL = re.compile(r"STS(\d{4})?\.input\..+\.txt")  # names of SemEval's files of pairs
 _SAME = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 
 
@@ -90,18 +92,20 @@ def _graded(path, key, task, texts):
 def _sem_eval(folder, key, texts):
     """Reads the pairs of a year of SemEval's STS tasks: STS.input.NAME.txt, and STS.gs.NAME.txt with a score each.
 
+    A year may stand behind STS, as in those of 2016.
+
     All names' pairs are one set, as SimCSE and MTEB score them. Pairs without a score are not annotated and left out.
     """
-    inputs = sorted(folder.glob("STS.input.*.txt"))
+    inputs = sorted(path for path in folder.iterdir() if _SEM_EVAL.fullmatch(path.name))
     if len(inputs) > 1:  # some years repeat all of them in one file
-        inputs = [path for path in inputs if path.name != "STS.input.ALL.txt"]
+        inputs = [path for path in inputs if not path.name.endswith(".input.ALL.txt")]
     if not inputs:
         raise UserError(
             f"{key}=sts:{folder}: no file STS.input.NAME.txt; expected a file, or a folder of SemEval's STS"
         )
     numbers, scores, left_out = [], [], 0
     for path in inputs:
-        gold = folder / path.name.replace("input", "gs", 1)
+        gold = folder / path.name.replace(".input.", ".gs.", 1)
         if not gold.exists():
             raise UserError(f"{key}=sts:{folder}: no {gold.name}, the scores of {path.name}; expected it beside it")
         with text_files.reporting(f"{key}=sts:{folder}"):
@@ -206,7 +210,8 @@ def _retrieval(path, key, task, texts):
     queries = [texts.add(text, task.anchor_prompt, is_query=True) for text in data.queries]
     documents = [texts.add(text, task.positive_prompt) for text in data.documents]
     texts.encode()
-    return vector_measures.Retrieval(texts, queries, documents, data.relevance, data.same), []
+    notes = [f"{path}: {note}"] if (note := beir.same_note(data.same)) else []
+    return vector_measures.Retrieval(texts, queries, documents, data.relevance, data.same), notes
 
 
 def _pairs(path, key, task, kind, value_names, value):

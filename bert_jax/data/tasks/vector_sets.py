@@ -51,9 +51,9 @@ class Texts(NumberedTexts):
         before = len(self.tokenizer.frame.before)
         skipped = [before + sizes[prompt] if self._skips and sizes[prompt] else 0 for prompt, _ in keys]
         self._skipped = np.array(skipped, np.int32)
-        plain = {text: i for i, text in enumerate(dict.fromkeys(text for _, text in keys))}
-        self.identity = np.array([plain[text] for _, text in keys], np.int32)  # equal for a text with other prompts
         self.texts = [text for _, text in keys]
+        own = [self._ids[i][sizes[prompt] :].tolist() for i, (prompt, _) in enumerate(keys)]
+        self.identity = unique_batches.identities(self.texts, own)  # equal for a text with other prompts
 
     def _prompt_size(self, prompt):
         size = len(self.tokenizer.encode([prompt], special=True)[0]) if prompt else 0

@@ -13,7 +13,11 @@ def write(folder, qrels="query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td2\t0\nd3\td
     folder.mkdir(exist_ok=True)
     corpus = [{"_id": "d1", "title": "Cats", "text": "sleep."}, {"_id": "d2", "title": "", "text": "Dogs run."}]
     corpus += [{"_id": "d3", "text": "Birds sing."}]
-    queries = [{"_id": "q1", "text": "who sleeps"}, {"_id": "q2", "text": "unused"}, {"_id": "d3", "text": "a twin"}]
+    queries = [
+        {"_id": "q1", "text": "who sleeps"},
+        {"_id": "q2", "text": "unused"},
+        {"_id": "d3", "text": "Birds sing."},
+    ]
     for name, records in (("corpus.jsonl", corpus), ("queries.jsonl", queries)):
         text = "".join(json.dumps(record) + "\n" for record in records)
         if packed:
@@ -28,10 +32,46 @@ def write(folder, qrels="query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td2\t0\nd3\td
 @pytest.mark.parametrize("packed", [False, True])
 def test_read(tmp_path, packed):
     task = beir.read(write(tmp_path / "task", packed=packed), "config.task.held_out")
-    assert task.queries == ["who sleeps", "a twin"]
+    assert task.queries == ["who sleeps", "Birds sing."]
     assert task.documents == ["Cats sleep.", "Dogs run.", "Birds sing."]
     assert task.relevance == [{0: 2.0, 1: 0.0}, {1: 1.0}]
     assert task.same == [-1, 2]  # a query that is a document too does not find itself
+
+
+@pytest.mark.parametrize(
+    ("query", "judged", "expected"),
+    [
+        ("Birds sing.", "d2", 2),
+        ("sleep.", "d2", -1),  # of another document
+        ("birds that sing", "d2", -1),  # numbered alike, as in Cranfield
+        ("Birds sing.", "d3", -1),  # judged, so it counts
+    ],
+)
+def test_only_a_document_that_is_the_query_is_left_out(tmp_path, query, judged, expected):
+    folder = write(tmp_path / "task", f"query-id\tcorpus-id\tscore\nd3\t{judged}\t1\n")
+    (tmp_path / "task" / "queries.jsonl").write_text(json.dumps({"_id": "d3", "text": query}) + "\n")
+    task = beir.read(folder, "key")
+    assert task.same == [expected]
+    note = "1 of 1 queries are documents of the corpus, left out of their own rankings"
+    assert beir.same_note(task.same) == (note if expected >= 0 else "")
+    (tmp_path / "task" / "queries.jsonl").write_text(json.dumps({"_id": "d1", "text": "sleep."}) + "\n")
+    (tmp_path / "task" / "qrels" / "test.tsv").write_text("d1\td2\t1\n")
+    assert beir.read(folder, "key").same == [0]  # behind the document's title
+
+
+def test_an_id_twice_is_refused(tmp_path):
+    folder = write(tmp_path / "task")
+    with (tmp_path / "task" / "corpus.jsonl").open("a") as file:
+        file.write(json.dumps({"_id": "d2", "text": "again"}) + "\n")
+    with pytest.raises(UserError, match="corpus.jsonl line 4: id 'd2' is that of an earlier line too; expected one"):
+        beir.read(folder, "key")
+
+
+def test_splits_to_choose_by(tmp_path):
+    folder = write(tmp_path / "task")
+    assert beir.is_folder(folder) and not beir.is_folder(tmp_path) and beir.held_out_split(folder) == "test"
+    (tmp_path / "task" / "qrels" / "dev.tsv").write_text("q2\td1\t1\n")
+    assert beir.held_out_split(folder) == "dev" and beir.read(folder, "key", "dev").queries == ["unused"]
 
 
 def test_trec_columns_without_a_header(tmp_path):

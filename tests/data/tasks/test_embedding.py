@@ -91,6 +91,85 @@ def test_graded_pairs_by_their_usual_names(tokenizer, tmp_path, names):
         load(tokenizer, **{"task.train": train, "task.held_out": f"sts:{train}", "task.positive": ""})
 
 
+@pytest.mark.parametrize(
+    ("changes", "is_retrieval"),
+    [
+        ({}, True),  # a column that happens to have the name, or one of scores of each text, as mine --rerank writes it
+        ({"task.score": "scores", "task.negatives": ("no",)}, True),
+        ({"loss.name": "triplet", "task.negatives": ("no",)}, True),
+        ({"loss.name": "cosent"}, False),
+        ({"loss.name": "softmax", "task.label": "id"}, False),
+    ],
+)
+def test_scores_beside_pairs_are_those_of_a_loss_that_reads_them(tokenizer, tmp_path, changes, is_retrieval):
+    records = [record | {"score": i / 8, "scores": [1.0, 0.5]} for i, record in enumerate(PAIRS)]
+    path = write(tmp_path / "train.jsonl", records)
+    task, _ = load(tokenizer, **{"task.train": path, "task.held_out": path, "loss.name": "info_nce"} | changes)
+    assert isinstance(task.held_out[""], vector_measures.Retrieval) == is_retrieval
+    assert (task.metric == "ndcg@10") == is_retrieval
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "train.csv"])
+def test_a_column_that_two_keys_name_may_be_absent(tokenizer, tmp_path, name):
+    """embedding/sts reads scores in `label`, which is also the key of classes."""
+    path = tmp_path / name
+    write(path, [{"anchor": record["anchor"], "positive": record["positive"], "grade": 1} for record in PAIRS])
+    if name.endswith("csv"):
+        path.write_text("anchor,positive,grade\n" + "".join(f"a {x},{x} b,1\n" for x in "abcdef"))
+    with pytest.raises(UserError, match="cosent needs a score, but config.task.train has no column 'label'"):
+        load(tokenizer, **{"task.train": str(path), "task.held_out": str(path), "task.score": "label",
+                           "loss.name": "cosent"})  # fmt: skip
+
+
+def test_texts_with_the_same_tokens_are_one(tokenizer, tmp_path):
+    """They differ in white space and case, which the vocabulary lacks: no model can tell them apart."""
+    records = [{"anchor": f"{x} j", "positive": f"j {x}"} for x in "abcdef"]
+    records += [
+        {"anchor": "g", "positive": "h i"},
+        {"anchor": " g ", "positive": "h  i"},
+        {"anchor": "G", "positive": "H I"},
+    ]
+    path = write(tmp_path / "train.jsonl", records)
+    task, _ = load(tokenizer, **{"task.train": path, "task.held_out": path, "data.batch_size": 3})
+    batch = task.train.batch(np.array([6, 7, 8, 0]), 8)
+    texts, positives = batch["texts"].tolist(), batch["other_texts"][:, 0].tolist()
+    assert texts[0] == texts[1] == texts[2] != texts[3] and positives[0] == positives[1] == positives[2] != positives[3]
+    for rows in task.train.order(3, 0, 0):
+        assert sum(row in (6, 7, 8) for row in rows) == 1
+    assert [len(grades) for grades in task.held_out[""]._relevance] == [1] * len(task.held_out[""]._relevance)
+    with pytest.raises(UserError, match="line 2: the negative 'C  B ' has the tokens of the positive; expected anoth"):
+        rows = [{"anchor": "a", "positive": "b", "no": "c"}, {"anchor": "d", "positive": "c b", "no": "C  B "}]
+        path = write(tmp_path / "negatives.jsonl", [*rows, *({"anchor": x, "positive": f"{x} {x}"} for x in "efg")])
+        load(tokenizer, **{"task.train": path, "task.held_out": path, "task.negatives": ("no",)})
+
+
+def test_folders_in_the_layout_of_beir(tokenizer, tmp_path):
+    (tmp_path / "task" / "qrels").mkdir(parents=True)
+    write(tmp_path / "task" / "corpus.jsonl", [{"_id": f"d{x}", "title": "j", "text": f"{x} {x}"} for x in "abcdefg"])
+    write(tmp_path / "task" / "queries.jsonl", [{"_id": f"q{x}", "text": f"{x} i"} for x in "abcdefg"])
+    judged = "".join(f"q{x}\td{x}\t2\n" for x in "abcde") + "qa\tdb\t1\nqa\tdc\t0\n"
+    (tmp_path / "task" / "qrels" / "train.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judged}")
+    (tmp_path / "task" / "qrels" / "test.tsv").write_text("qf\tdf\t1\n")
+    folder = str(tmp_path / "task")
+    task, _ = load(tokenizer, **{"task.train": folder, "task.held_out": folder})
+    assert (len(task.train.lengths), task.metric) == (6, "ndcg@10")
+    batch = task.train.batch(np.array([0, 1]), 8)  # qa with da and db, which are both known
+    assert batch["texts"][0] == batch["texts"][1] and set(batch["known"][0]) == set(batch["other_texts"][:, 0])
+    rows = list(task.predictions(task.held_out[""], list(vectors_for(task.held_out[""], True))))
+    assert [row["text"] for row in rows] == ["f i"]
+    (tmp_path / "task" / "qrels" / "dev.tsv").write_text("qg\tdg\t1\n")
+    task, _ = load(tokenizer, **{"task.train": folder, "task.held_out": folder})
+    rows = list(task.predictions(task.held_out[""], list(vectors_for(task.held_out[""], True))))
+    assert [row["text"] for row in rows] == ["g i"]
+    alone, _ = load(tokenizer, **{"task.train": folder, "task.held_out": f"ir:{folder}", "task.positive": ""})
+    assert len(alone.train.lengths) == 7
+    with pytest.raises(UserError, match="config.task.relevance_id: config.task.train has nothing in a column 'x'"):
+        load(tokenizer, **{"task.train": folder, "task.held_out": f"ir:{folder}", "task.relevance_id": "x"})
+    (tmp_path / "task" / "qrels" / "train.tsv").unlink()
+    with pytest.raises(UserError, match="config.task.train: .* has no qrels/train.tsv"):
+        load(tokenizer, **{"task.train": folder})
+
+
 def test_texts_alone_need_another_held_out_set(tokenizer, tmp_path):
     path = write(tmp_path / "texts.jsonl", [{"anchor": record["anchor"]} for record in PAIRS])
     with pytest.raises(UserError, match="without config.task.positive nothing can be held out of train"):

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pytest
 
 from bert_jax.data.tasks import ranking
 
@@ -53,6 +54,13 @@ def test_nearest_against_a_full_sort():
     assert not (without == own[:, None]).any()
     for i in range(300):
         np.testing.assert_array_equal(without[i], expected[i][expected[i] != i][:20])
+
+
+def test_nothing_is_ranked_in_the_place_of_what_is_left_out():
+    queries, documents = np.eye(3, dtype=np.float32), np.eye(3, 3, dtype=np.float32) + 0.1
+    ranked = ranking.nearest(queries, documents, 10, [0, -1, 2])
+    assert ranked.tolist() == [[1, 2, -1], [1, 0, 2], [0, 1, -1]]
+    assert ranking.score(ranked, [{0: 1.0}, {1: 1.0}, {1: 1.0}])["recall@100"] == pytest.approx(2 / 3)
 
 
 def test_queries_without_a_relevant_document_do_not_count():

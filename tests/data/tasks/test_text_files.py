@@ -72,6 +72,19 @@ def test_empty_lines_and_rows_and_excel(tmp_path):
     assert text_files.layout(tmp_path / "c.csv", "csv", ("text",)) is None
 
 
+def test_columns_that_are_left_out(tmp_path):
+    """The files of the STS benchmark have seven columns in some rows, and nine in others."""
+    (tmp_path / "a.tsv").write_text('0.5\ta "b"\tc\n1\td\te\tsource\tlicence\n')
+    layout, rows = read(tmp_path / "a.tsv", columns=("score", "text", "label", "..."))
+    assert layout.columns == ("score", "text", "label") and rows == [["0.5", 'a "b"', "c"], ["1", "d", "e"]]
+    (tmp_path / "a.tsv").write_text("0.5\ta\tb\n1\tc\n")
+    with pytest.raises(UserError, match="line 2: found 2 columns; expected at least 3"):
+        read(tmp_path / "a.tsv", columns=("score", "text", "label", "..."))
+    (tmp_path / "a.tsv").write_text("0.5\ta\tb\n1\tc\td\te\n")
+    with pytest.raises(UserError, match="line 2: found 4 columns; expected 3"):
+        read(tmp_path / "a.tsv", columns=("score", "text", "label"))
+
+
 def test_spaces_after_delimiters(tmp_path):
     (tmp_path / "a.csv").write_text('text, label\n"a, b", "x"\nc, y\n')
     assert read(tmp_path / "a.csv")[1] == [["a, b", "x"], ["c", "y"]]

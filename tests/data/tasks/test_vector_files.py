@@ -68,6 +68,11 @@ def test_a_folder_of_semeval(tmp_path):
     rows = list(examples.predictions(np.eye(len(store.texts), dtype=np.float32)))
     assert [(row["text"], row["text_pair"], row["gold"]) for row in rows] == [("a", "b", 4.5), ("a", "e", 0.0)]
     assert notes == [f"{tmp_path / '2016'}: 1 pairs have no score and are left out"]
+    for name in ("input", "gs"):  # as they were published in 2016
+        path = tmp_path / "2016" / f"STS.{name}.one.txt"
+        path.rename(path.with_name(f"STS2016.{name}.one.txt"))
+    again = read(spec)[0]
+    assert [row["gold"] for row in again.predictions(np.eye(len(store.texts), dtype=np.float32))] == [0.0, 4.5]
     for files, message in (
         ({}, "no file STS.input.NAME.txt; expected a file, or a folder"),
         ({"input_a": "a\tb\n"}, "no STS.gs.a.txt, the scores of STS.input.a.txt"),
