@@ -29,16 +29,21 @@ def main(argv):
     config = flags.FLAGS.config
     config_lib.check_keys(config)
     outputs.check_unused("folder", _FOLDER.value, (outputs.QUICKSTART,), ("corpus", "run"), "quickstart")
+    folder = pathlib.Path(_FOLDER.value)
+    config.data.corpus = str(folder / "corpus")
+    if not config.init_from:  # a model that the run would begin with completes the config
+        import jax  # after the keys: it takes a second
+
+        config_lib.validate(config)
+        config_lib.check_devices(config, jax.device_count())
     from bert_jax.data.preparation import pipeline
 
-    folder = pathlib.Path(_FOLDER.value)
     print(f"1. The corpus: the documentation of Python, in {folder / 'corpus'}")
     settings = pipeline.Settings(input="python-docs", tokenizer="train:wordpiece:4096", eval_share=0.05)
     pipeline.prepare(settings, folder / "corpus")
 
     from bert_jax.training import pretraining
 
-    config.data.corpus = str(folder / "corpus")
     print(f"2. Pre-training: {config.train.num_steps} steps, in {folder / 'run'}")
     with signals.exit_on_sigterm():
         pretraining.pretrain(config, folder / "run", command.config_changes()[0])
