@@ -1,6 +1,7 @@
 """Measures what training makes of a small pre-trained model as an embedder, a retriever and a reranker.
 
     python -m experiments.retrievers --model=WORKDIR --data=DIR --workdir=DIR [--parts wordnet squad stsb batch]
+        [--workers=2]
 
 --model is a pre-training run; --data holds `wordnet/` (train, valid and test.tsv.gz: pos, words, definition, examples),
 `squad/` (train-v1.1-part.json, dev-v1.1.json) and `stsb/` (stsb-en-train.csv, -dev and -test: two sentences, a score).
@@ -21,6 +22,7 @@ experiments/retrievers_report.py writes the tables.
 """
 
 import argparse
+import concurrent.futures
 import csv
 import dataclasses
 import gzip
@@ -43,6 +45,7 @@ RATES = (3e-4, 1e-3, 3e-3)
 FEWER_RATES = (1e-3, 3e-3)  # where a part would take hours
 WEAK_SENTENCES = 3  # anchors that a paragraph gives
 WEAK_RATE = 1e-3  # the first stage of squad, which one seed trains
+WEAK_EPOCHS = (1, 4)  # of it, chosen as rates are
 BATCHES = (32, 128, 512, 2048)
 WIDTHS = (128, 64, 32, 16)
 DEPTH = 100  # documents of a ranking, as measures need it
@@ -71,9 +74,10 @@ def main():
     parser.add_argument("--data", required=True, type=pathlib.Path)
     parser.add_argument("--workdir", required=True, type=pathlib.Path)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--workers", type=int, default=1, help="runs of an arm that train at the same time")
     flags = parser.parse_args()
     flags.workdir.mkdir(parents=True, exist_ok=True)
-    runner = Runner(flags.model, flags.workdir)
+    runner = Runner(flags.model, flags.workdir, flags.workers)
     for part in flags.parts:
         {"wordnet": wordnet, "squad": squad, "stsb": stsb, "batch": batch}[part](runner, flags.data)
 
@@ -84,10 +88,11 @@ class Runner:
     Args:
       model: the pre-training run that everything starts from.
       workdir: folder of the data, the runs and the results.
+      workers: how many runs of an arm train at the same time.
     """
 
-    def __init__(self, model: str, workdir: pathlib.Path):
-        self.model, self.workdir = model, workdir
+    def __init__(self, model: str, workdir: pathlib.Path, workers: int = 1):
+        self.model, self.workdir, self.workers = model, workdir, workers
         self.path = workdir / "results.jsonl"
         lines = self.path.read_text("utf-8").splitlines() if self.path.exists() else []
         self.results = [json.loads(line) for line in lines]
@@ -115,11 +120,13 @@ class Runner:
           rates: the rates that are tried; RATES by default.
         """
         chosen = {}
+        self.train_missing(part, arm, config, [(rate, RATE_SEED) for rate in rates or RATES])
         for rate in rates or RATES:
             tune = self.result(lambda rate=rate: self.train(part, arm, config, rate, RATE_SEED),
                                part=part, arm=arm, rate=rate, seed=RATE_SEED)  # fmt: skip
             chosen[rate] = tune["tune"][metric]
         rate = max(chosen, key=chosen.__getitem__)
+        self.train_missing(part, arm, config, [(rate, seed) for seed in SEEDS])
         for seed in SEEDS:
 
             def make(seed=seed):
@@ -127,6 +134,13 @@ class Runner:
                 return tune | {"test": score(self.folder(part, arm, rate, seed))}
 
             self.result(make, part=part, arm=arm, rate=rate, seed=seed)
+
+    def train_missing(self, part: str, arm: str, config: Sequence[str], runs: Sequence[tuple[float, int]]) -> None:
+        """Trains those of an arm's runs, each a rate and a seed, that have no result; several at the same time."""
+        known = {(result.get("rate"), result["seed"]) for result in self.results
+                 if (result["part"], result["arm"]) == (part, arm)}  # fmt: skip
+        with concurrent.futures.ThreadPoolExecutor(self.workers) as pool:
+            list(pool.map(lambda run: self.train(part, arm, config, *run), [run for run in runs if run not in known]))
 
     def folder(self, part: str, arm: str, rate: float, seed: int) -> pathlib.Path:
         """Returns the workdir of a run."""
@@ -184,14 +198,18 @@ def squad(runner: Runner, data: pathlib.Path) -> None:
         "--config.train.num_epochs=5", "--config.train.eval_every=100000",
     ]  # fmt: skip
     weak = ["--config=embedding/pairs", f"--config.task.train={_weak_pairs(runner, data)}", *flags,
-            "--config.data.batch_size=64", "--config.train.num_epochs=1"]  # fmt: skip
+            "--config.data.batch_size=64"]  # fmt: skip
+    stages = {}
+    for epochs in WEAK_EPOCHS:
+        arm = f"weak pairs x {epochs}"
 
-    def first_stage():
-        tune = runner.train("squad", "weak pairs", weak, WEAK_RATE, SEEDS[0])
-        return tune | {"test": retrieve(runner.folder("squad", "weak pairs", WEAK_RATE, SEEDS[0]), task)}
+        def first_stage(arm=arm, epochs=epochs):
+            tune = runner.train("squad", arm, [*weak, f"--config.train.num_epochs={epochs}"], WEAK_RATE, SEEDS[0])
+            return tune | {"test": retrieve(runner.folder("squad", arm, WEAK_RATE, SEEDS[0]), task)}
 
-    runner.result(first_stage, part="squad", arm="weak pairs", rate=WEAK_RATE, seed=SEEDS[0])
-    flags.append(f"--config.init_from={runner.folder('squad', 'weak pairs', WEAK_RATE, SEEDS[0])}")
+        stage = runner.result(first_stage, part="squad", arm=arm, rate=WEAK_RATE, seed=SEEDS[0])
+        stages[stage["tune"]["ndcg@10"]] = runner.folder("squad", arm, WEAK_RATE, SEEDS[0])
+    flags.append(f"--config.init_from={stages[max(stages)]}")
     pairs = ["--config=embedding/pairs", f"--config.task.train={train}", *flags, "--config.data.batch_size=64"]
     runner.tuned("squad", "pairs", pairs, "ndcg@10", lambda folder: retrieve(folder, task), FEWER_RATES)
     retriever = runner.best("squad", "pairs")
