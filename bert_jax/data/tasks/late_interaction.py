@@ -152,7 +152,7 @@ class TokenTexts:
         starts = {key[:2] for key in keys}
         sizes = {start: len(self._rows.encode([start[1]], start[0])[0]) for start in starts}  # with its marker
         own = [ids[i][sizes[key[:2]] :] for i, key in enumerate(keys)]
-        self.identity = unique_batches.identities(self.texts, own)
+        self.identity = unique_batches.identities(self.texts, own, self.tokenizer.unk_id)
 
     def _check_prompts(self, prompts, is_query, room):
         for prompt in sorted(prompts):

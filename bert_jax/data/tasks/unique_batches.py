@@ -105,17 +105,20 @@ def _different(texts):
     return [text for row in texts.tolist() for text in {text for text in row if text >= 0}]
 
 
-def identities(texts: Sequence[str], ids: Sequence[Sequence[int]]) -> np.ndarray:
+def identities(texts: Sequence[str], ids: Sequence[Sequence[int]], unknown: int | None) -> np.ndarray:
     """Returns numbers that are equal for texts with equal token ids, which a model cannot tell apart, int32 [texts].
 
-    Such texts differ by white space, say, or by case where the tokenizer knows none, or behind the end of a row.
+    Such texts differ by white space, say, or by case where the tokenizer knows none, or behind the end of a row. Texts
+    with unknown tokens may be any, and are told apart as they are written.
 
     Args:
       texts: without prompts; equal ones count as the first of them.
       ids: token ids of each, without those of its prompt.
+      unknown: id of the unknown token; None for a vocabulary without it.
     """
-    first: dict[str, bytes] = {}
-    numbers: dict[bytes, int] = {}
-    tokens = (np.asarray(row, np.int64).tobytes() for row in ids)
-    keys = [first.setdefault(text, key) for text, key in zip(texts, tokens, strict=True)]
+    first: dict[str, str | bytes] = {}
+    numbers: dict[str | bytes, int] = {}
+    pairs = list(zip(texts, ids, strict=True))
+    tokens = (text if unknown in row else np.asarray(row, np.int64).tobytes() for text, row in pairs)
+    keys = [first.setdefault(text, key) for (text, _), key in zip(pairs, tokens, strict=True)]
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int32)

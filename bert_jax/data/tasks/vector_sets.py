@@ -53,7 +53,9 @@ class Texts(NumberedTexts):
         self._skipped = np.array(skipped, np.int32)
         self.texts = [text for _, text in keys]
         own = [self._ids[i][sizes[prompt] :].tolist() for i, (prompt, _) in enumerate(keys)]
-        self.identity = unique_batches.identities(self.texts, own)  # equal for a text with other prompts
+        self.identity = unique_batches.identities(
+            self.texts, own, self.tokenizer.unk_id
+        )  # equal for a text with other prompts
 
     def _prompt_size(self, prompt):
         size = len(self.tokenizer.encode([prompt], special=True)[0]) if prompt else 0

@@ -137,6 +137,9 @@ def test_texts_with_the_same_tokens_are_one(tokenizer, tmp_path):
     for rows in task.train.order(3, 0, 0):
         assert sum(row in (6, 7, 8) for row in rows) == 1
     assert [len(grades) for grades in task.held_out[""]._relevance] == [1] * len(task.held_out[""]._relevance)
+    unknown = write(tmp_path / "unknown.jsonl", [{"anchor": f"x{i} a", "positive": f"y{i}"} for i in range(6)])
+    task, _ = load(tokenizer, **{"task.train": unknown, "task.held_out": unknown, "data.batch_size": 3})
+    assert len(set(task.train.batch(np.arange(6), 8)["texts"].tolist())) == 6  # what is lost may have been anything
     with pytest.raises(UserError, match="line 2: the negative 'C  B ' has the tokens of the positive; expected anoth"):
         rows = [{"anchor": "a", "positive": "b", "no": "c"}, {"anchor": "d", "positive": "c b", "no": "C  B "}]
         path = write(tmp_path / "negatives.jsonl", [*rows, *({"anchor": x, "positive": f"{x} {x}"} for x in "efg")])
