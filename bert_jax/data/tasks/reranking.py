@@ -289,6 +289,7 @@ class RerankingTask:
     def _train(self, judged, table):
         targets = self._targets(judged, table)
         relevant = np.zeros(len(targets), bool) if judged.labels is None else judged.labels > 0
+        self._note_conflicts(judged)
         pairs = self._encoded(judged, targets, "relevant", "train")
         if self.loss in PAIR_LOSSES:
             return Lists(pairs, np.arange(len(targets))[:, None], relevant)
@@ -363,6 +364,18 @@ class RerankingTask:
         if table.others:
             pairs.others = [table.others[record] for record in pairs.judged.records]
         return pairs
+
+    def _note_conflicts(self, judged):
+        """Notes pairs of a query and a document that have more than one label."""
+        if judged.labels is None:
+            return
+        labels: dict[tuple[int, str], set[float]] = {}
+        for query, document, label in zip(judged.query.tolist(), judged.documents, judged.labels.tolist(), strict=True):
+            labels.setdefault((query, document), set()).add(label)
+        if count := sum(len(own) > 1 for own in labels.values()):
+            self.notes.append(
+                f"train: {count:,} of {len(labels):,} pairs of a query and a document have several labels"
+            )
 
     def _encoded(self, judged, labels, kind, split):
         length = self._config.data.sequence_length

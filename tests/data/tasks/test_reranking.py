@@ -78,6 +78,15 @@ def test_lists_are_the_same_from_pairs_and_from_lists(tokenizer, tmp_path, layou
         np.testing.assert_array_equal(np.concatenate([part[name] for part in parts], 1), array)
 
 
+@pytest.mark.parametrize("layout", [as_pairs, as_lists])
+def test_pairs_with_several_labels_are_noted(tokenizer, tmp_path, layout):
+    twice = [*LISTS, ("a", [("b", 0), ("c", 0), ("e", 1)])]
+    task, _ = load(tokenizer, write(tmp_path / "train.jsonl", layout(twice)))
+    assert "train: 1 of 11 pairs of a query and a document have several labels" in task.notes
+    task, _ = load(tokenizer, write(tmp_path / "train.jsonl", layout(LISTS)))
+    assert not any("several labels" in note for note in task.notes)
+
+
 def test_pairs_have_rows_of_their_own(tokenizer, tmp_path):
     task, config = load(tokenizer, write(tmp_path / "train.jsonl", as_pairs(LISTS)))
     assert (task.loss, task.metric, task.settings) == ("bce", "ndcg@10", {"activation": "Sigmoid"})
