@@ -15,6 +15,7 @@ from bert_jax.model.dropout import dropout
 from bert_jax.model.kernels import AttentionMask
 from bert_jax.model.positions import apply_rotary, rotary_angles
 from bert_jax.model.row_attention import row_attention
+from tests.model import unit_kernels
 from tests.model.test_kernels import (
     assert_trees_agree,
     interpreted,  # noqa: F401
@@ -22,7 +23,7 @@ from tests.model.test_kernels import (
     make_batch,
     make_mask,
 )
-from tests.model.unit_kernels import FAMILIES, MESHES, SEED, actual, draw, losses, make_model, reference
+from tests.model.unit_kernels import FAMILIES, MESHES, SEED, draw, losses, make_model
 
 
 @pytest.mark.parametrize(
@@ -41,36 +42,16 @@ from tests.model.unit_kernels import FAMILIES, MESHES, SEED, actual, draw, losse
     ],
 )
 def test_outputs_and_gradients(interpreted, sequence, heads, kv_heads, size, kind, causal, window, rotary, rate):  # noqa: F811
-    mask = dataclasses.replace(make_mask(kind, causal, 2, sequence), window=window)
-    rotation = rotary_angles(jnp.arange(sequence)[None], size, 10000.0) if rotary else None
-    arguments = draw(2, sequence, heads, kv_heads, size), mask, size, rotation, rate, SEED if rate else None
-    names = ("output", "query", "key", "value")
-    for name, one, other in zip(names, actual(row_attention, *arguments), reference(*arguments), strict=True):
-        np.testing.assert_allclose(one, other, rtol=0, atol=5e-6 * abs(other).max(), err_msg=name)
+    arguments = sequence, heads, kv_heads, size, kind, causal, window, rotary, rate
+    unit_kernels.assert_gives_what_float64_gives(row_attention, *arguments)
 
 
 def test_a_part_of_a_batch_drops_what_the_whole_does(interpreted):  # noqa: F811
-    arrays = draw(4, 128, 2, 2, 64)
-    mask = make_mask("anywhere", False, 4, 128)
-    whole = actual(row_attention, arrays, mask, 64, None, 0.2, SEED)
-    part = AttentionMask(mask.present[2:0:-1])
-    rows = np.concatenate([SEED, np.array([2, 1], np.uint32)])
-    for one, other in zip(
-        actual(row_attention, [x[2:0:-1] for x in arrays], part, 64, None, 0.2, rows), whole, strict=True
-    ):
-        np.testing.assert_array_equal(one, other[2:0:-1])
+    unit_kernels.assert_a_part_drops_what_the_whole_does(row_attention, 128, 64)
 
 
 def test_bfloat16(interpreted):  # noqa: F811
-    arrays, mask = draw(2, 128, 2, 2, 64), make_mask("packed", False, 2, 128)
-    rotation = rotary_angles(jnp.arange(128)[None], 64, 10000.0)
-    halves = [jnp.asarray(x, jnp.bfloat16) for x in arrays]
-    for one, other in zip(
-        actual(row_attention, halves, mask, 64, rotation, 0.1, SEED),
-        reference(arrays, mask, 64, rotation, 0.1, SEED),
-        strict=True,
-    ):
-        assert np.linalg.norm(one.astype(np.float64) - other) < 0.01 * np.linalg.norm(other)
+    unit_kernels.assert_bfloat16_is_near_to_float64(row_attention)
 
 
 @pytest.mark.more

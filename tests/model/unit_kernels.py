@@ -1,5 +1,7 @@
 """Cases for kernels that read [batch, sequence, units]: what they must give, from float64 and from plain XLA."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +10,10 @@ from bert_jax import config as config_lib
 from bert_jax import model as model_lib
 from bert_jax import sharding
 from bert_jax.model.dropout import dropout
+from bert_jax.model.kernels import AttentionMask
+from bert_jax.model.positions import rotary_angles
 from bert_jax.training import step as step_lib
-from tests.model.test_kernels import make_batch
+from tests.model.test_kernels import make_batch, make_mask
 
 SEED = np.array([123456789, 987654321], np.uint32)
 
@@ -66,6 +70,33 @@ def actual(kernel, arrays, mask, size, rotation, rate, seed):
 
     gradients, output = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*inputs)
     return [np.asarray(x) for x in (output, *gradients)]
+
+
+def assert_gives_what_float64_gives(kernel, sequence, heads, kv_heads, size, kind, causal, window, rotary, rate):
+    mask = dataclasses.replace(make_mask(kind, causal, 2, sequence), window=window)
+    rotation = rotary_angles(jnp.arange(sequence)[None], size, 10000.0) if rotary else None
+    arguments = draw(2, sequence, heads, kv_heads, size), mask, size, rotation, rate, SEED if rate else None
+    names = ("output", "query", "key", "value")
+    for name, one, other in zip(names, actual(kernel, *arguments), reference(*arguments), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=5e-6 * abs(other).max(), err_msg=name)
+
+
+def assert_a_part_drops_what_the_whole_does(kernel, sequence, size):
+    arrays, mask = draw(4, sequence, 2, 2, size), make_mask("anywhere", False, 4, sequence)
+    whole = actual(kernel, arrays, mask, size, None, 0.2, SEED)
+    part, rows = AttentionMask(mask.present[2:0:-1]), np.concatenate([SEED, np.array([2, 1], np.uint32)])
+    parts = actual(kernel, [x[2:0:-1] for x in arrays], part, size, None, 0.2, rows)
+    for one, other in zip(parts, whole, strict=True):
+        np.testing.assert_array_equal(one, other[2:0:-1])
+
+
+def assert_bfloat16_is_near_to_float64(kernel):
+    arrays, mask = draw(2, 128, 2, 2, 64), make_mask("packed", False, 2, 128)
+    rotation = rotary_angles(jnp.arange(128)[None], 64, 10000.0)
+    halves = [jnp.asarray(x, jnp.bfloat16) for x in arrays]
+    ours = actual(kernel, halves, mask, 64, rotation, 0.1, SEED)
+    for one, other in zip(ours, reference(arrays, mask, 64, rotation, 0.1, SEED), strict=True):
+        assert np.linalg.norm(one.astype(np.float64) - other) < 0.01 * np.linalg.norm(other)
 
 
 def make_model(platform, **changes):
