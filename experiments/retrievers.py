@@ -16,8 +16,9 @@ The parts:
 
 Beside trained models stand BM25, TF-IDF and the model as it was before. A rate is chosen by one seed on examples that
 are set apart (the valid split, a tenth of SQuAD's training articles, STS-B's dev); other seeds train at that rate, and
-are scored on the test split once. Training is `bert_jax.finetune`, negatives are those of `bert_jax.mine`. Every
-result is a line of WORKDIR/results.jsonl, and one that is there is not made again; a killed run goes on where it was.
+are scored on the test split once. In squad and batch, which take hours, the seed that chooses is one of them. Training
+is `bert_jax.finetune`, negatives are those of `bert_jax.mine`. Every result is a line of WORKDIR/results.jsonl, and one
+that is there is not made again; a killed run goes on where it was.
 experiments/retrievers_report.py writes the tables.
 """
 
@@ -42,7 +43,7 @@ PARTS = ("wordnet", "squad", "stsb", "batch")
 SEEDS = (0, 1, 2)
 RATE_SEED = 100  # trains at every rate
 RATES = (3e-4, 1e-3, 3e-3)
-FEWER_RATES = (1e-3, 3e-3)  # where a part would take hours
+FEWER = (1e-3, 3e-3), SEEDS[0]  # rates, and the seed that trains at each, of parts that take hours
 WEAK_SENTENCES = 3  # anchors that a paragraph gives
 WEAK_RATE = 1e-3  # the first stage of squad, which one seed trains
 WEAK_EPOCHS = (1, 4)  # its epochs that are tried, one of which is chosen as rates are
@@ -97,10 +98,13 @@ class Runner:
         lines = self.path.read_text("utf-8").splitlines() if self.path.exists() else []
         self.results = [json.loads(line) for line in lines]
 
-    def result(self, make, **facts) -> dict:
-        """Returns the result of these facts: the one of the file, or what `make()` returns, which is added to it."""
+    def result(self, make, scored: str = "", **facts) -> dict:
+        """Returns the result of these facts: the one of the file, or what `make()` returns, which is added to it.
+
+        With `scored`, a result counts that has the scores of this split.
+        """
         for result in self.results:
-            if all(result.get(name) == value for name, value in facts.items()):
+            if all(result.get(name) == value for name, value in facts.items()) and (not scored or scored in result):
                 return result
         result = facts | make()
         with self.path.open("a", encoding="utf-8") as file:
@@ -109,8 +113,10 @@ class Runner:
         print(json.dumps(result), flush=True)
         return result
 
-    def tuned(self, part: str, arm: str, config: Sequence[str], metric: str, score, rates=None) -> None:
-        """Chooses the rate of an arm on the examples set apart, and scores other seeds at it.
+    def tuned(
+        self, part: str, arm: str, config: Sequence[str], metric: str, score, rates=None, rate_seed: int = RATE_SEED
+    ) -> None:
+        """Chooses the rate of an arm on the examples set apart, and scores the seeds of the report at it.
 
         Args:
           part, arm: names of the results.
@@ -118,12 +124,13 @@ class Runner:
           metric: score of the examples set apart that chooses.
           score: function of a run's folder; returns the scores that are reported.
           rates: the rates that are tried; RATES by default.
+          rate_seed: the seed that trains at each of them.
         """
         chosen = {}
-        self.train_missing(part, arm, config, [(rate, RATE_SEED) for rate in rates or RATES])
+        self.train_missing(part, arm, config, [(rate, rate_seed) for rate in rates or RATES])
         for rate in rates or RATES:
-            tune = self.result(lambda rate=rate: self.train(part, arm, config, rate, RATE_SEED),
-                               part=part, arm=arm, rate=rate, seed=RATE_SEED)  # fmt: skip
+            tune = self.result(lambda rate=rate: self.train(part, arm, config, rate, rate_seed),
+                               part=part, arm=arm, rate=rate, seed=rate_seed)  # fmt: skip
             chosen[rate] = tune["tune"][metric]
         rate = max(chosen, key=chosen.__getitem__)
         self.train_missing(part, arm, config, [(rate, seed) for seed in SEEDS])
@@ -133,7 +140,7 @@ class Runner:
                 tune = self.train(part, arm, config, rate, seed)
                 return tune | {"test": score(self.folder(part, arm, rate, seed))}
 
-            self.result(make, part=part, arm=arm, rate=rate, seed=seed)
+            self.result(make, "test", part=part, arm=arm, rate=rate, seed=seed)
 
     def train_missing(self, part: str, arm: str, config: Sequence[str], runs: Sequence[tuple[float, int]]) -> None:
         """Trains those of an arm's runs, each a rate and a seed, that have no result; several at the same time."""
@@ -156,7 +163,8 @@ class Runner:
         """Fine-tunes once; returns the scores of the examples set apart after the last step, and the seconds."""
         folder = self.folder(part, arm, rate, seed)
         command = [sys.executable, "-m", "bert_jax.finetune", *config, f"--workdir={folder}", f"--config.seed={seed}",
-                   f"--config.optimizer.learning_rate={rate:g}", "--config.train.report=False"]  # fmt: skip
+                   f"--config.optimizer.learning_rate={rate:g}", "--config.train.report=False",
+                   "--config.train.checkpoint_minutes=5"]  # fmt: skip
         if not any(word.startswith("--config.init_from") for word in config):
             command.append(f"--config.init_from={self.model}")
         folder.parent.mkdir(exist_ok=True)
@@ -184,7 +192,7 @@ def batch(runner: Runner, data: pathlib.Path) -> None:
         if size > 128:
             config.append("--config.loss.gradcache_rows=64")
         arm = f"{size} anchors"
-        runner.tuned("batch", arm, config, "ndcg@10", lambda folder: retrieve(folder, task), FEWER_RATES)
+        runner.tuned("batch", arm, config, "ndcg@10", lambda folder: retrieve(folder, task), *FEWER)
 
 
 def squad(runner: Runner, data: pathlib.Path) -> None:
@@ -211,7 +219,7 @@ def squad(runner: Runner, data: pathlib.Path) -> None:
         stages[stage["tune"]["ndcg@10"]] = runner.folder("squad", arm, WEAK_RATE, SEEDS[0])
     flags.append(f"--config.init_from={stages[max(stages)]}")
     pairs = ["--config=embedding/pairs", f"--config.task.train={train}", *flags, "--config.data.batch_size=64"]
-    runner.tuned("squad", "pairs", pairs, "ndcg@10", lambda folder: retrieve(folder, task), FEWER_RATES)
+    runner.tuned("squad", "pairs", pairs, "ndcg@10", lambda folder: retrieve(folder, task), *FEWER)
     retriever = runner.best("squad", "pairs")
     files = {}
     for split, path, number in (("train", train, 3), ("tune", tune, 15)):
@@ -229,20 +237,20 @@ def squad(runner: Runner, data: pathlib.Path) -> None:
         *negatives,
         *flags,
         "--config.data.batch_size=32",
-        "--config.train.num_epochs=3",
+        "--config.train.num_epochs=2",
     ]
-    runner.tuned("squad", "hard negatives", hard, "ndcg@10", lambda folder: retrieve(folder, task), FEWER_RATES)
+    runner.tuned("squad", "hard negatives", hard, "ndcg@10", lambda folder: retrieve(folder, task), *FEWER)
     late = ["--config=embedding/colbert", *negatives, *flags, "--config.data.batch_size=32",
-            "--config.task.embedding_size=64", "--config.train.num_epochs=3"]  # fmt: skip
+            "--config.task.embedding_size=64", "--config.train.num_epochs=2"]  # fmt: skip
     runner.tuned(
-        "squad", "late interaction on top", late, "ndcg@10", lambda folder: rerank(folder, retriever, task), FEWER_RATES
+        "squad", "late interaction on top", late, "ndcg@10", lambda folder: rerank(folder, retriever, task), *FEWER
     )
     lists = [f"--config.task.train={files['train']}", "--config.task.negatives=negatives"]
     cross = ["--config=reranker/pairs", "--config.task.query=anchor", "--config.loss.name=listwise", *lists, *flags,
              f"--config.task.held_out={files['tune']}", "--config.data.batch_size=8",
-             "--config.train.num_epochs=3"]  # fmt: skip
+             "--config.train.num_epochs=2"]  # fmt: skip
     runner.tuned(
-        "squad", "cross-encoder on top", cross, "ndcg@10", lambda folder: rerank(folder, retriever, task), FEWER_RATES
+        "squad", "cross-encoder on top", cross, "ndcg@10", lambda folder: rerank(folder, retriever, task), *FEWER
     )
 
 
