@@ -1,6 +1,7 @@
-"""Plans a recipe for a TPU slice without one: memory, collectives, bound on speed, days and chip-hours.
+"""Plans a recipe for a TPU slice or for GPUs without them: memory, collectives, bounds on speed, days, chip-hours.
 
     python -m bert_jax.plan --config=bert_base --topology=v5e:4x4 [--num_slices=2] [--json=FILE|-] [--config.KEY=...]
+    python -m bert_jax.plan --config=bert_base --topology=h100:8 [--num_slices=MACHINES]
     python -m bert_jax.plan --config=bert_base --topology=v5e:2x2 --largest_microbatch
     python -m bert_jax.plan --topology=all --output=FILE.md
     python -m bert_jax.plan --config=modernbert_base --schedule [--output=FILE.svg] [--json=FILE|-]
@@ -22,10 +23,10 @@ from bert_jax.errors import UserError
 from bert_jax.planning import chips, devices
 
 _TOPOLOGY = flags.DEFINE_string(
-    "topology", None, f"TPU slice, such as {', '.join(chips.examples())}; or all, for a table"
+    "topology", None, f"TPU slice, or GPUs of a machine, such as {', '.join(chips.examples())}; or all, for a table"
 )
 _NUM_SLICES = flags.DEFINE_integer(
-    "num_slices", 1, "number of slices of this topology, joined by the data centre network"
+    "num_slices", 1, "number of slices, or machines with GPUs, of this topology, joined by the network"
 )
 _JSON = flags.DEFINE_string("json", "", "JSON file to write the plan to; - prints it instead of the text")
 _SEARCH = flags.DEFINE_bool("search", True, "search for a change that makes the recipe fit if it does not")

@@ -29,6 +29,7 @@ from bert_jax.model.row_distances import (
     Distances,
     DistanceScores,
     by_distance,
+    by_distance_flops,
     chip_has_strides,
     product,
 )
@@ -107,6 +108,16 @@ class _Shape:
             return 0
         first = jnp.clip(block * self.block - self._margin, 0, self.sequence - self.near)
         return private_jax.pallas()[0].multiple_of(first, LANES)
+
+    def products(self, backward: bool) -> int:
+        """Returns the FLOPs of a kernel's matrix products for one row of the batch."""
+        times = 2 if backward else 1
+        block = 2 * (5 if backward else 2) * self.block * self.near * self.head_size
+        turn = 2 * times * self.head_size**2 if self.rotary else 0  # a query takes it, and a key
+        block += self.block * turn
+        for term in self.terms:
+            block += by_distance_flops(term, self.sequence, self.block, self.head_size, backward)
+        return self.heads * self.sequence // self.block * block + self.kv_heads * self.sequence * turn
 
     def ordered(self, row, group):
         """Returns a row and a group of heads in the order of the grid, or what the grid has in the order of these.
@@ -263,6 +274,11 @@ def _call(kernel, name, shape, arrays, segments, turns, places, tables, like):
             dimension_semantics=("parallel", summed, "arbitrary"), vmem_limit_bytes=_VMEM_BYTES
         ),
         name=name,
+        cost_estimate=pallas.CostEstimate(
+            flops=batch * shape.products(is_backward),
+            transcendentals=batch * shape.heads * shape.sequence * shape.near,
+            bytes_accessed=sum(x.size * x.dtype.itemsize for x in (*arrays, *segments, *turns, *tables, *like)),
+        ),
     )(*places, *arrays, *segments, *turns, *tables)
 
 

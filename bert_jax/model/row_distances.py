@@ -66,6 +66,23 @@ def by_distance(table: jax.Array, rows: np.ndarray, term: str, length: int) -> j
     return table.at[rows[np.clip(distances, -farthest, farthest) + farthest]].get(mode="promise_in_bounds")
 
 
+def by_distance_flops(term: str, length: int, block: int, head_size: int, backward: bool) -> int:
+    """Returns the FLOPs of the matrix products that `DistanceScores` needs for a block of queries and one head.
+
+    Args:
+      term: one of TERMS.
+      length, block: see `DistanceScores`.
+      head_size: units of a head.
+      backward: whether gradients are computed too, after the scores.
+    """
+    tokens, others = (block, length) if term == "c2p" else (length, block)
+    scores = 2 * tokens * (others + LANES) * head_size
+    if not backward:
+        return scores
+    reversals = 2 * tokens * LANES * (others + 2 * head_size)
+    return 3 * scores + reversals
+
+
 class DistanceScores:
     """Computes the scores of relative distances for a block of queries and all keys of a row, inside a kernel.
 

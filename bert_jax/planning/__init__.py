@@ -1,1 +1,1 @@
-"""Plans ahead of time: what a recipe needs on a TPU topology, and how fast it can be there, without any TPU."""
+"""Plans ahead of time: what a recipe needs on TPUs or GPUs, and how fast it can be there, without any of them."""

@@ -1,8 +1,11 @@
-"""Lists published data of TPU chips, and topologies of them.
+"""Lists published data of TPU chips and of GPUs, and topologies of them.
 
-Sources: the pages of docs.cloud.google.com/tpu/docs for v4, v5e, v5p, v6e and tpu7x (compute, HBM, bidirectional ICI
-bandwidth per chip, data centre network); jax-ml.github.io/scaling-book/tpus (v4's links, where rings close). FLOP/s are
-in bert_jax.model.flops, whose table the training log reads too.
+Sources for TPUs: the pages of docs.cloud.google.com/tpu/docs for v4, v5e, v5p, v6e and tpu7x (compute, HBM,
+bidirectional ICI bandwidth per chip, data centre network); jax-ml.github.io/scaling-book/tpus (v4's links, where rings
+close). For GPUs: NVIDIA's data sheets of A100 80GB SXM, H100 SXM, H200 SXM and B200 (HBM, NVLink) and of the DGX
+machines with eight of each (network adapters); the sizes that the compiler reads are those of
+xla/backends/gpu/target_config/specs at github.com/openxla/xla. FLOP/s are in bert_jax.model.flops, whose table the
+training log reads too.
 """
 
 import dataclasses
@@ -17,19 +20,42 @@ LARGEST_SLICES = 1_024  # the most slices of a topology, as libtpu describes eve
 
 
 @dataclasses.dataclass(frozen=True)
-class Chip:
-    """Describes a generation of TPUs. Bandwidths are in bytes/s.
+class Target:
+    """Describes a GPU to the compiler; sizes in bytes.
 
     Attributes:
-      name: Google Cloud's name.
-      libtpu: libtpu's name in topologies.
+      capability: compute capability, major number.
+      cores: number of multiprocessors.
+      units: floating-point units of a multiprocessor.
+      shared: shared memory of a multiprocessor; a program can have a KiB less.
+      cache: L2 cache.
+      clock: GHz.
+    """
+
+    capability: int
+    cores: int
+    units: int
+    shared: int
+    cache: int
+    clock: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """Describes a generation of TPUs, or a GPU. Bandwidths are in bytes/s.
+
+    A "slice" of GPUs is one machine: its GPUs are joined by NVLink, machines by their network adapters.
+
+    Attributes:
+      name: the maker's name.
+      libtpu: name in topologies, which for TPUs is libtpu's.
       kind: JAX's name of its devices (device_kind).
       devices: number of JAX devices on a chip.
       hbm: bytes per chip, from the data sheet.
-      usable_hbm: bytes per device that the compiler lets a program fill.
+      usable_hbm: bytes per device that the compiler lets a program fill; of a GPU, what JAX takes by default (75 %).
       hbm_bandwidth: HBM bandwidth per chip.
-      link_bandwidth: bandwidth of one ICI link in one direction; a chip has two links along each dimension of its
-        slice.
+      link_bandwidth: bandwidth of one ICI link in one direction, of which a chip has two along each dimension of its
+        slice; of a GPU, that of all its NVLinks in one direction.
       dimensions: number of dimensions of a slice.
       ring: a dimension of a slice is a closed ring if this divides its size, and a line otherwise; in slices of three
         dimensions, which are cubes joined by switches, all or none are rings.
@@ -37,6 +63,7 @@ class Chip:
       largest: number of chips of the largest slice.
       options: arguments of libtpu's description of a topology.
       examples: topologies that messages and tables name.
+      target: what the compiler reads of a GPU; None for TPUs.
     """
 
     name: str
@@ -53,6 +80,12 @@ class Chip:
     largest: int
     options: tuple[tuple[str, str], ...] = ()
     examples: tuple[str, ...] = ()
+    target: Target | None = None
+
+    @property
+    def is_gpu(self) -> bool:
+        """Returns whether it is a GPU."""
+        return self.target is not None
 
     @property
     def flops(self) -> float:
@@ -94,6 +127,34 @@ CHIPS = (
     ),
 )  # fmt: skip
 
+_GPUS_OF_A_MACHINE = 8
+
+
+def _gpu(name, kind, memory, hbm_bandwidth, link_bandwidth, network_bandwidth, target):
+    sizes = (1, _GPUS_OF_A_MACHINE)
+    return Chip(
+        name, name, kind, 1, memory, int(0.75 * memory), hbm_bandwidth, link_bandwidth, 1, 1, network_bandwidth,
+        _GPUS_OF_A_MACHINE, (), tuple(f"{name}:{size}" for size in sizes), target,
+    )  # fmt: skip
+
+
+_HOPPER = Target(9, 132, 128, 233_472, 50 << 20, 1.98)
+
+CHIPS += (
+    # 80 GB and 2,039 GB/s; 600 GB/s of NVLink both ways; an adapter of 200 Gb/s for each GPU.
+    _gpu(
+        "a100", "NVIDIA A100-SXM4-80GB", 85_100_068_864, 2039e9, 300e9, 25e9,
+        Target(8, 108, 64, 167_936, 40 << 20, 1.41)),
+    # 80 GB and 3.35 TB/s; 900 GB/s of NVLink both ways; an adapter of 400 Gb/s for each GPU.
+    _gpu("h100", "NVIDIA H100 80GB HBM3", 84_942_979_072, 3350e9, 450e9, 50e9, _HOPPER),
+    # 141 GB and 4.8 TB/s; links and adapters as of the H100.
+    _gpu("h200", "NVIDIA H200", 151_397_597_184, 4800e9, 450e9, 50e9, _HOPPER),
+    # 180 GB and 8 TB/s; 1.8 TB/s of NVLink both ways; an adapter of 400 Gb/s for each GPU.
+    _gpu(
+        "b200", "NVIDIA B200", 191_514_411_008, 8000e9, 900e9, 50e9,
+        Target(10, 148, 128, 233_472, 132_644_864, 1.965)),
+)  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
@@ -111,7 +172,7 @@ class Topology:
 
     @property
     def name(self) -> str:
-        """Returns libtpu's name of one slice, such as "v5e:4x4"."""
+        """Returns the name of one slice, such as "v5e:4x4" (libtpu's name) or "h100:8"."""
         return f"{self.chip.libtpu}:{'x'.join(map(str, self.shape))}"
 
     @property
@@ -143,7 +204,7 @@ class Topology:
 
 
 def parse(name: str, num_slices: int = 1) -> Topology:
-    """Returns the topology of a name such as "v5e:4x4" or "tpu7x:2x2x1".
+    """Returns the topology of a name such as "v5e:4x4", "tpu7x:2x2x1" or "h100:8".
 
     Raises:
       UserError: no such topology.
@@ -154,7 +215,7 @@ def parse(name: str, num_slices: int = 1) -> Topology:
     chip = next((chip for chip in CHIPS if generation in (chip.name, chip.libtpu)), None)
     if chip is None:
         near = closest(generation, [chip.libtpu for chip in CHIPS]) or f"; known: {', '.join(examples())}, or all"
-        raise UserError(f"--topology={name}: no such TPU{near}")
+        raise UserError(f"--topology={name}: no such TPU or GPU{near}")
     known = ", ".join(chip.examples)
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", sizes) or sizes.count("x") + 1 != chip.dimensions:
         expected = "x".join("ABC"[: chip.dimensions])

@@ -45,22 +45,39 @@ def collectives(program: Program, topology: Topology, devices: Sequence) -> list
     """
     parts, seen = [], set()
     for computation, instruction, runs in program.instructions():
-        kind = _kind(instruction, computation)
-        if kind is None:
-            continue
         # A collective that overlaps with products is spread over several fusions, and appears in each of them.
-        if "async_collective_fusion_config" in instruction.attributes:
-            key = kind, instruction.attribute("channel_id")
-            if key in seen:
+        if chain := chain_of(instruction):
+            if chain in seen:
                 continue
-            seen.add(key)
-        size = _size(instruction)
-        if instruction.opcode == "send":
-            parts.append(_between_slices(kind, runs, size, topology))
-            continue
-        groups = groups_of(instruction.attributes, len(devices))
-        parts.append(_cost(kind, runs, size, groups, topology, devices))
+            seen.add(chain)
+        part = collective(instruction, computation, topology, devices)
+        if part is not None:
+            parts.append(dataclasses.replace(part, count=runs))
     return _merged(parts)
+
+
+def collective(instruction: Instruction, computation: str, topology: Topology, devices: Sequence) -> Collective | None:
+    """Returns one run of the collective that an instruction is, or begins; None if it is something else.
+
+    Args:
+      instruction: the instruction.
+      computation: name of its computation.
+      topology, devices: as of `collectives`.
+    """
+    kind = _kind(instruction, computation)
+    if kind is None:
+        return None
+    if instruction.opcode == "send":
+        return _between_slices(kind, _size(instruction), topology)
+    groups = groups_of(instruction.attributes, len(devices))
+    return _cost(kind, _size(instruction), groups, topology, devices)
+
+
+def chain_of(instruction: Instruction) -> tuple[str, str | None] | None:
+    """Returns what the parts of a collective that is spread over several fusions share; None for any other."""
+    if "async_collective_fusion_config" not in instruction.attributes:
+        return None
+    return instruction.opcode, instruction.attribute("channel_id")
 
 
 def groups_of(attributes: str, num_devices: int) -> list[list[int]]:
@@ -119,19 +136,19 @@ def _group_size(instruction):
     return len(groups_of(instruction.attributes, 1)[0])
 
 
-def _between_slices(kind, runs, size, topology):
+def _between_slices(kind, size, topology):
     """Returns the collective in which a device exchanges `size` bytes with its peers of the other slices."""
     other_share = (topology.num_slices - 1) / topology.num_slices
     share = {"all-reduce": 2 * other_share, "reduce-scatter": other_share, "all-to-all": other_share}
     sent = size * share.get(kind, topology.num_slices - 1 if kind == "all-gather" else 1)
-    return Collective(kind, "dcn", runs, size, sent, sent / _per_device(topology, "dcn_bandwidth"))
+    return Collective(kind, "dcn", 1, size, sent, sent / _per_device(topology, "dcn_bandwidth"))
 
 
-def _cost(kind, runs, size, groups, topology, devices):
+def _cost(kind, size, groups, topology, devices):
     """Returns a collective whose link, bytes to send and time are those of its slowest group."""
     costs = [_group_cost(kind, size, [devices[i] for i in group], topology) for group in _distinct(groups, devices)]
     link, sent, seconds = max(costs, key=lambda cost: cost[2])
-    return Collective(kind, link, runs, size, sent, seconds)
+    return Collective(kind, link, 1, size, sent, seconds)
 
 
 def _group_cost(kind, size, members, topology):
@@ -143,7 +160,7 @@ def _group_cost(kind, size, members, topology):
     share its links otherwise.
     """
     slices = {_slice(device) for device in members}
-    chips = {(_slice(device), tuple(device.coords)) for device in members}
+    chips = {(_slice(device), _coordinates(device)) for device in members}
 
     def part(n):
         if kind in ("collective-permute", "collective-broadcast"):
@@ -158,6 +175,8 @@ def _group_cost(kind, size, members, topology):
         return "dcn", across, across / _per_device(topology, "dcn_bandwidth")
     if len(chips) == 1:
         return "chip", sent, 0.0
+    if chip.is_gpu:  # joined by a switch, so that each has all of its links for any group
+        return "ici", sent, sent / chip.link_bandwidth
     sharers = chip.devices / (len(members) / len(chips))
     spanned = [len({coords[i] for _, coords in chips}) for i in range(chip.dimensions)]
     links = sum(
@@ -174,7 +193,15 @@ def _per_device(topology, name):
 
 
 def _slice(device):
+    """Returns the number of a device's slice, which is a GPU's machine."""
+    if device.platform == "gpu":
+        return device.process_index
     return getattr(device, "slice_index", 0) or 0
+
+
+def _coordinates(device):
+    """Returns the place of a device's chip in its slice."""
+    return (device.id,) if device.platform == "gpu" else tuple(device.coords)
 
 
 def _distinct(groups, devices):
@@ -182,7 +209,7 @@ def _distinct(groups, devices):
     patterns = {}
     for group in groups:
         members = [devices[i] for i in group]
-        chips = {(_slice(device), tuple(device.coords)) for device in members}
+        chips = {(_slice(device), _coordinates(device)) for device in members}
         spans = tuple(len(set(axis)) for axis in zip(*(coords for _, coords in chips), strict=True))
         patterns.setdefault((len(group), len({_slice(device) for device in members}), len(chips), spans), group)
     return patterns.values()

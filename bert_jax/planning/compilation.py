@@ -1,4 +1,4 @@
-"""Compiles a recipe's training step ahead of time for a TPU topology, and reads what the program needs."""
+"""Compiles a recipe's training step ahead of time for a topology, and reads what the program needs."""
 
 import dataclasses
 import re
@@ -17,9 +17,10 @@ from bert_jax.errors import UserError
 from bert_jax.model.attention import choose_kernel
 from bert_jax.model.kernels import AttentionMask
 from bert_jax.planning import collectives as collectives_lib
+from bert_jax.planning import devices as devices_lib
 from bert_jax.planning import hlo, traffic
+from bert_jax.planning import timeline as timeline_lib
 from bert_jax.planning.chips import Topology
-from bert_jax.planning.devices import devices as devices_of
 from bert_jax.training import step as step_lib
 from bert_jax.training import teacher as teacher_lib
 from bert_jax.training.lowering import batch_shapes, bytes_on_device
@@ -71,8 +72,9 @@ class Compiled:
       memory: memory on a device; None where the compiler gave up, and only `needed` is known.
       collectives: collectives of a step.
       hbm_bytes: bytes that a device moves to and from HBM in a step.
-      products: FLOPs of a device's matrix products in a step, rematerialised ones included.
-      kernels: number of Pallas kernels run in a step, whose products are not in `products`.
+      products: FLOPs of a device's matrix products in a step, rematerialised ones and those of kernels included.
+      kernels: number of Pallas kernels run in a step whose products are not known, and not in `products`.
+      timeline: times of the step's operations in their order.
       unknown_loops: number of loops that are counted as one iteration.
       other_specs: specs of models that are trained beside the main one, such as a generator.
       parameters: number of trained parameters.
@@ -92,6 +94,7 @@ class Compiled:
     hbm_bytes: int = 0
     products: float = 0.0
     kernels: int = 0
+    timeline: timeline_lib.Timeline = timeline_lib.Timeline()
     unknown_loops: int = 0
     other_specs: tuple[model_lib.Spec, ...] = ()
     parameters: int = 0
@@ -99,8 +102,7 @@ class Compiled:
     @property
     def attention_kernel(self) -> str:
         """Returns the attention kernel that the phase's rows allow, in layers without a window."""
-        rows = AttentionMask(np.ones((self.rows, self.sequence), bool), padding_last=True)
-        return choose_kernel(self.spec, self.sequence, rows, dropping=True)
+        return _attention_kernel(self.spec, self.rows, self.sequence)
 
     @property
     def fits(self) -> bool:
@@ -157,7 +159,7 @@ def compile_phase(config: ml_collections.ConfigDict, topology: Topology, phase: 
     began = time.perf_counter()
     lowered = lower_phase(config, topology, phase)
     try:
-        compiled = read(lowered.step.compile(), lowered)
+        compiled = read(lowered.step.compile(devices_lib.compiler_options(topology)), lowered)
     except JaxRuntimeError as error:
         needed = needed_by_message(str(error), bytes_on_device((lowered.state, lowered.batch, lowered.teacher_params)))
         if needed is None:
@@ -171,14 +173,21 @@ def lower_phase(config: ml_collections.ConfigDict, topology: Topology, phase: co
     """Traces the training step of a phase for a topology's devices."""
     num_steps = config_lib.num_steps(config)
     config = config_lib.in_phase(config, phase)
-    mesh = sharding.make_mesh(config.mesh, devices_of(topology))
+    platform = "cuda" if topology.chip.is_gpu else "tpu"
+    mesh = sharding.make_mesh(config.mesh, devices_lib.devices(topology))
     model = model_lib.build(
-        config.model, config.model.vocab_size, **objective_lib.heads(config.objective), platform="tpu"
+        config.model, config.model.vocab_size, **objective_lib.heads(config.objective), platform=platform
     )
+    if _attention_kernel(model.spec, phase.data.batch_size, phase.data.sequence_length) == "cudnn":
+        raise UserError(
+            f"config.model.attention_kernel: {config.model.attention_kernel} is cuDNN's kernel here, which compiles on "
+            "a machine with a GPU alone; expected tile or xla (--config.model.attention_kernel=tile needs as little "
+            "memory)"
+        )
     teacher = teacher_lib.read(config, mesh)
     teacher_model = None
     if teacher is not None:
-        teacher_spec = dataclasses.replace(teacher.model.spec, platform="tpu", dtype=model.spec.dtype)
+        teacher_spec = dataclasses.replace(teacher.model.spec, platform=platform, dtype=model.spec.dtype)
         teacher_model = dataclasses.replace(teacher.model, spec=teacher_spec)
     learner = step_lib.Learner.from_config(config, model, mesh, num_steps, teacher_model)
     state = learner.abstract_state()
@@ -191,6 +200,11 @@ def lower_phase(config: ml_collections.ConfigDict, topology: Topology, phase: co
     teacher_params = [_placed(teacher.params, mesh)] if teacher else []
     lowered = learner.train_step().lower(state, batch, jax.ShapeDtypeStruct((), np.int32), key, *teacher_params)
     return Lowered(lowered, topology, phase, learner.objective, state, batch, list(mesh.devices.flat), teacher_params)
+
+
+def _attention_kernel(spec, rows, sequence):
+    mask = AttentionMask(np.ones((rows, sequence), bool), padding_last=True)
+    return choose_kernel(spec, sequence, mask, dropping=True)
 
 
 def _placed(params, mesh):
@@ -212,6 +226,7 @@ def read(executable: jax.stages.Compiled, lowered: Lowered) -> Compiled:
         hbm_bytes=traffic.hbm_bytes(program),
         products=products,
         kernels=kernels,
+        timeline=timeline_lib.timeline(program, lowered.topology, lowered.devices),
         unknown_loops=len(program.unknown_loops),
     )
 

@@ -17,15 +17,26 @@ _CALLED = re.compile(r"\b(body|condition|calls|to_apply|branch_computations)=\{?
 _HEAD = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _BEGIN = re.compile(r"(?:ENTRY )?%?[\w.\-]+ \(.*\{$|\}$|\}, execution_thread|  (?:ROOT )?%?[\w.\-]+ = ")
 _TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_TILES = re.compile(r"T((?:\([\d,]+\))+)")
 
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """Describes an array type: HLO's name of the dtype, dimensions, and the number of the memory space (0: HBM)."""
+    """Describes an array type.
+
+    Attributes:
+      dtype: HLO's name of the dtype.
+      dimensions: the sizes of the dimensions.
+      memory_space: number of the memory space (0: HBM).
+      order: the dimensions from the one whose elements are next to each other to the slowest.
+      tiles: sizes of the tiles that the last dimensions of this order are stored in, and of the tiles of these.
+    """
 
     dtype: str
     dimensions: tuple[int, ...]
     memory_space: int = 0
+    order: tuple[int, ...] = ()
+    tiles: tuple[tuple[int, ...], ...] = ()
 
     @property
     def size(self) -> int:
@@ -36,6 +47,21 @@ class Array:
     def bytes(self) -> int:
         """Returns the size in bytes, without the padding of the layout's tiles."""
         return -(-self.size * bits(self.dtype) // 8)
+
+    @property
+    def padded_bytes(self) -> int:
+        """Returns the size in bytes that it takes up in memory, with the padding of the layout's tiles.
+
+        A tile counts the dimensions from the last one; those of the next tile are those of the one before it
+        (openxla.org/xla/tiled_layout).
+        """
+        sizes = [self.dimensions[axis] for axis in reversed(self.order)]
+        for tile in self.tiles:
+            sizes = [1] * (len(tile) - len(sizes)) + sizes
+            tiled = sizes[len(sizes) - len(tile) :]
+            counts = [-(-size // length) for size, length in zip(tiled, tile, strict=True)]
+            sizes = [*sizes[: len(sizes) - len(tile)], *counts, *tile]
+        return -(-math.prod(sizes if self.tiles else self.dimensions) * bits(self.dtype) // 8)
 
 
 @dataclasses.dataclass
@@ -67,7 +93,7 @@ class Instruction:
 
     @property
     def bytes(self) -> int:
-        """Returns the size of the results in bytes."""
+        """Returns the size of the results in bytes, without padding."""
         return sum(array.bytes for array in self.arrays)
 
     def attribute(self, name: str) -> str | None:
@@ -154,7 +180,18 @@ def arrays_of(text: str) -> tuple[Array, ...]:
     for dtype, sizes, layout in _ARRAY.findall(text):
         space = re.search(r"S\((\d+)\)", layout)
         dimensions = tuple(int(size.strip().lstrip("<=")) for size in sizes.split(",") if size.strip())
-        arrays.append(Array(dtype, dimensions, int(space[1]) if space else 0))
+        order, _, rest = layout.partition(":")
+        tiles = _TILES.match(rest)
+        tile_sizes = re.findall(r"\(([\d,]+)\)", tiles[1]) if tiles else []
+        arrays.append(
+            Array(
+                dtype,
+                dimensions,
+                int(space[1]) if space else 0,
+                tuple(integers(order)) if order else (),
+                tuple(tuple(integers(tile)) for tile in tile_sizes),
+            )
+        )
     return tuple(arrays)
 
 
@@ -215,7 +252,7 @@ def _runs(computations, entry):
 
 
 def _iterations(loop, computation, computations):
-    """Returns the iterations of a loop that counts up by one to a constant; None for any other loop."""
+    """Returns the iterations of a loop that counts up by a constant step to a constant; None for any other loop."""
     known = _TRIP_COUNT.search(loop.attributes)
     if known:
         return int(known[1])
@@ -224,13 +261,31 @@ def _iterations(loop, computation, computations):
     if root.opcode != "compare" or root.attribute("direction") != "LT":
         return None
     counter, limit = (condition[name] for name in root.operands)
-    start = None
+    start, step = None, 1
     if counter.opcode == "get-tuple-element":
+        place = int(counter.attribute("index"))
         inits = computation[loop.operands[0]]
         if inits.opcode == "tuple":
-            start = _constant(inits.operands[int(counter.attribute("index"))], computation)
+            start = _constant(inits.operands[place], computation)
+        step = _step(computations[loop.called["body"][0]], place)
     stop = _constant(limit.name, condition)
-    return None if stop is None else max(0, stop - (start or 0))
+    return None if stop is None or not step else max(0, -(-(stop - (start or 0)) // step))
+
+
+def _step(body, place):
+    """Returns what a loop's body adds to the element of its state at a place; None if it does something else."""
+    root = next(instruction for instruction in body.values() if instruction.root)
+    if root.opcode != "tuple":
+        return None
+    added, total = body[root.operands[place]], 0
+    while added.opcode in ("add", "copy", "bitcast"):
+        steps = [_constant(name, body) for name in added.operands]
+        if steps.count(None) != 1:
+            return None
+        total += sum(step for step in steps if step is not None)
+        added = body[added.operands[steps.index(None)]]
+    counts = added.opcode == "get-tuple-element" and added.attribute("index") == str(place)
+    return total if counts else None
 
 
 def _constant(name, computation):

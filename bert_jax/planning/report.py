@@ -124,6 +124,7 @@ def described(topology: Topology) -> dict:
             "hbm_bandwidth": chip.hbm_bandwidth,
             "ici_link_bandwidth": chip.link_bandwidth,
             "dcn_bandwidth": chip.dcn_bandwidth,
+            "links": {"ici": "NVLink", "dcn": "network"} if chip.is_gpu else {"ici": "ici", "dcn": "dcn"},
         },
     }
 
@@ -142,7 +143,7 @@ def text(report: dict) -> str:
         + " ".join(f"{axis}={size}" for axis, size in report["mesh"].items()),
         "",
         *([report["crash"], ""] if "crash" in report else []),
-        *_phase_lines(report["phases"]),
+        *_phase_lines(report["phases"], chip["links"]),
     ]
     if report["fits"]:
         lines += ["", _schedule_line(report["schedule"])]
@@ -150,7 +151,7 @@ def text(report: dict) -> str:
         lines += ["", *(f"tried {trial['flags']}: {'fits' if trial['fits'] else 'no'}" for trial in report["tried"])]
         change = report["change"]
         if change:
-            lines += ["", f"It fits with {change['flags']}", "", *_phase_lines(change["phases"])]
+            lines += ["", f"It fits with {change['flags']}", "", *_phase_lines(change["phases"], chip["links"])]
             lines += ["", _schedule_line(change["schedule"])]
         else:
             lines += ["", "Nothing that was tried makes it fit: more chips, or a smaller batch."]
@@ -215,15 +216,18 @@ def _phase(config, phase, compiled: Compiled, bounds):
         "unknown_loops": compiled.unknown_loops,
         "roofline": {
             "seconds": bounds.seconds,
+            "exposed": bounds.exposed,
             "bound": bounds.bound,
             "step_seconds": bounds.step_seconds,
             "tokens_per_second": bounds.tokens_per_second,
             "mfu": bounds.mfu,
+            "summed_seconds": bounds.summed_seconds,
+            "summed_mfu": bounds.summed_mfu,
         },
     }
 
 
-def _phase_lines(phases):
+def _phase_lines(phases, names):
     lines = []
     for number, phase in enumerate(phases, 1):
         head = f"phase {number}: " if len(phases) > 1 else ""
@@ -231,7 +235,7 @@ def _phase_lines(phases):
         shape = f"{phase['rows']:,} x {phase['sequence']}{parts}, {phase['slots']} slots"
         kernels = f"attention {phase['attention_kernel']}, remat {phase['remat']}"
         lines.append(f"{head}{phase['steps']:,} steps of {shape}; {kernels}; compiled in {phase['compile_seconds']} s")
-        lines += [f"  {line}" for line in _memory_lines(phase) + _work_lines(phase)]
+        lines += [f"  {line}" for line in _memory_lines(phase) + _work_lines(phase, names)]
     return lines
 
 
@@ -249,11 +253,11 @@ def _memory_lines(phase):
     return [verdict, "GiB: " + ", ".join(f"{kind} {memory[kind] / GIB:.3f}" for kind in kinds)]
 
 
-def _work_lines(phase):
+def _work_lines(phase, names):
     if "roofline" not in phase:
         return []
     bounds = phase["roofline"]
-    times = ", ".join(f"{name} {bounds['seconds'][name] * 1e3:.2f}" for name in BOUNDS)
+    times = ", ".join(f"{names.get(name, name)} {bounds['seconds'][name] * 1e3:.2f}" for name in BOUNDS)
     lines = [
         f"{phase['model_flops'] / 1e12:,.2f} TFLOP a step (the model's), {phase['hbm_bytes_per_device'] / GIB:.2f} GiB "
         "of HBM traffic a device",
@@ -263,9 +267,14 @@ def _work_lines(phase):
         count = sum(entry["count"] for entry in entries)
         size = sum(entry["count"] * entry["bytes"] for entry in entries)
         sent = sum(entry["count"] * entry["sent"] for entry in entries)
-        lines.append(f"{kind} over {link}: {count:,}, {_size(size)}; {_size(sent)} sent by a device")
-    lines.append(f"at least {bounds['step_seconds'] * 1e3:.2f} ms a step, by {bounds['bound']} (ms: {times})")
+        lines.append(f"{kind} over {names.get(link, link)}: {count:,}, {_size(size)}; {_size(sent)} sent by a device")
+    waits = ", ".join(f"{names[link]} {seconds * 1e3:.2f}" for link, seconds in bounds["exposed"].items())
+    bound = names.get(bounds["bound"], bounds["bound"])
+    lines.append(f"at least {bounds['step_seconds'] * 1e3:.2f} ms a step, by {bound} (ms: {times})")
+    lines.append(f"of the links' time, waited for: {waits} ms")
     lines.append(f"at most {bounds['tokens_per_second']:,.0f} tokens/s, MFU {100 * bounds['mfu']:.1f} %")
+    sums = f"operation by operation: {bounds['summed_seconds'] * 1e3:.2f} ms, MFU {100 * bounds['summed_mfu']:.1f} %"
+    lines.append(sums + (", without products of kernels" if phase["kernels"] else ""))
     return lines
 
 

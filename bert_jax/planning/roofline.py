@@ -1,4 +1,9 @@
-"""Bounds the time of a compiled step from below: the longest of products, memory and links at published rates."""
+"""Bounds the time of a compiled step from below, by products, memory and links at published rates.
+
+Two figures stand beside each other. The bound is the longer of all products and all bytes, and the time in which the
+compiled program waits for collectives: what the best schedule of these operations could reach. The sum takes operations
+one by one in the compiler's order (timeline.py): each as long as its products or its bytes.
+"""
 
 import dataclasses
 
@@ -20,38 +25,53 @@ class Roofline:
     Attributes:
       model_flops: the model's FLOPs of the whole step.
       seconds: time that each of BOUNDS takes.
+      exposed: the part of the links' time that no operation hides.
+      summed_seconds: time of the step by the sum over its operations.
       tokens: number of tokens of the global batch, padding included.
-      mfu: largest share of the published FLOP/s that the model's FLOPs can reach.
+      least_seconds: time that the model's FLOPs take at the published peak.
     """
 
     model_flops: float
     seconds: dict[str, float]
+    exposed: dict[str, float]
+    summed_seconds: float
     tokens: int
-    mfu: float
+    least_seconds: float
 
     @property
     def bound(self) -> str:
-        """Returns what bounds the step: the name of the longest of `seconds`."""
-        return max(self.seconds, key=self.seconds.__getitem__)
+        """Returns what bounds the step: the name of the longest part of `step_seconds`."""
+        parts = self.seconds | self.exposed
+        return max(parts, key=parts.__getitem__)
 
     @property
     def step_seconds(self) -> float:
         """Returns the least time of a step in seconds."""
-        return self.seconds[self.bound]
+        return max(self.seconds["products"], self.seconds["hbm"]) + sum(self.exposed.values())
 
     @property
     def tokens_per_second(self) -> float:
         """Returns the most tokens per second that the bounds allow."""
         return self.tokens / self.step_seconds
 
+    @property
+    def mfu(self) -> float:
+        """Returns the largest share of the published FLOP/s that the model's FLOPs can reach."""
+        return self.least_seconds / self.step_seconds
+
+    @property
+    def summed_mfu(self) -> float:
+        """Returns the share of the published FLOP/s that the model's FLOPs reach by the sum over operations."""
+        return self.least_seconds / self.summed_seconds
+
 
 def roofline(compiled: Compiled, topology: Topology) -> Roofline:
     """Returns the bounds of a step that was compiled for a topology.
 
-    Products are those of the program, recomputed ones included. Its text lacks products inside Pallas kernels:
-    attention kernels, the only ones, compute the scores once more in the backward pass than the model's FLOPs count,
-    and the whole forward pass once more where layers are rematerialised. How well products use the matrix units is not
-    considered.
+    Products are those of the program, recomputed ones included, and at least the model's. A Pallas kernel without a
+    cost estimate, such as splash attention, is taken to compute the scores once more in the backward pass than the
+    model's FLOPs count, and the whole forward pass once more where layers are rematerialised; the sum over operations
+    lacks its products. How well products use the matrix units is not considered.
     """
     chip = topology.chip
     products = compiled.products
@@ -66,8 +86,14 @@ def roofline(compiled: Compiled, topology: Topology) -> Roofline:
         "ici": collectives_lib.total(compiled.collectives, "ici")[2],
         "dcn": collectives_lib.total(compiled.collectives, "dcn")[2],
     }
-    longest = max(seconds.values())
-    return Roofline(compiled.model_flops, seconds, compiled.rows * compiled.sequence, share / chip.flops / longest)
+    return Roofline(
+        model_flops=compiled.model_flops,
+        seconds=seconds,
+        exposed=dict(compiled.timeline.exposed),
+        summed_seconds=max(compiled.timeline.seconds, share / chip.flops),
+        tokens=compiled.rows * compiled.sequence,
+        least_seconds=share / chip.flops,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

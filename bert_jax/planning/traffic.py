@@ -1,17 +1,21 @@
 """Counts FLOPs of matrix products and bytes of HBM traffic of a compiled program in a step.
 
 XLA's cost analysis counts the body of a loop once; here it counts as often as it runs. A fusion or a kernel moves each
-of its operands and results once; arrays in the chip's own memory (memory spaces other than 0) are not moved; a fusion
-that slices an operand moves the slice; an update in place moves the update.
+of its operands and results once, with the padding of their tiles; arrays in the chip's own memory (memory spaces other
+than 0) are not moved; a fusion that slices an operand moves the slice; an update in place moves the update. A Pallas
+kernel's products are those of its cost estimate, where it has one.
 """
 
 import re
+from collections.abc import Mapping
 
 import numpy as np
 
 from bert_jax.planning.hlo import Instruction, Program
 
-KERNEL = 'custom_call_target="tpu_custom_call"'  # a Pallas kernel, whose products are not in the text
+_KERNEL = re.compile(r'custom_call_target="(tpu_custom_call|__gpu\$xla.gpu.triton)"')  # a Pallas kernel
+
+_KERNEL_FLOPS = re.compile(r'"cost_estimate":\{"flops":"(\d+)"')
 
 _NO_TRAFFIC = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all",
@@ -36,26 +40,44 @@ def hbm_bytes(program: Program) -> int:
                 key = instruction.opcode, instruction.attribute("channel_id")
                 if key not in seen:
                     seen.add(key)
-                    total += runs * 2 * _in_hbm(instruction)
+                    total += runs * 2 * in_hbm(instruction)
             continue
-        total += runs * _moved(program, program.computations[name], instruction)
+        total += runs * moved(program, program.computations[name], instruction)
     return total
 
 
 def multiplied(program: Program) -> tuple[float, int]:
-    """Returns (FLOPs of a device's products in a step, number of kernels run, whose FLOPs are unknown)."""
+    """Returns (FLOPs of a device's products in a step, number of kernels run whose FLOPs are not known)."""
     total, kernels = 0.0, 0
     for name, instruction, runs in program.instructions():
-        if instruction.opcode in ("dot", "convolution"):
-            computation = program.computations[name]
-            count = _dot if instruction.opcode == "dot" else _convolution
-            total += runs * count(instruction, computation)
-        elif KERNEL in instruction.attributes:
+        if _is_kernel(instruction) and not _KERNEL_FLOPS.search(instruction.attributes):
             kernels += runs
+        else:
+            total += runs * _products(program.computations[name], instruction)
     return total, kernels
 
 
-def _moved(program, computation, instruction):
+def flops(program: Program, computation: Mapping[str, Instruction], instruction: Instruction) -> float:
+    """Returns the FLOPs of the matrix products of one run of an instruction, those inside a fusion included."""
+    if instruction.opcode != "fusion":
+        return _products(computation, instruction)
+    body = program.computations[instruction.called["calls"][0]]
+    return sum(flops(program, body, inner) for inner in body.values())
+
+
+def _products(computation, instruction):
+    if instruction.opcode in ("dot", "convolution"):
+        return (_dot if instruction.opcode == "dot" else _convolution)(instruction, computation)
+    estimate = _KERNEL_FLOPS.search(instruction.attributes) if _is_kernel(instruction) else None
+    return float(estimate[1]) if estimate else 0.0
+
+
+def _is_kernel(instruction):
+    return instruction.opcode == "custom-call" and _KERNEL.search(instruction.attributes) is not None
+
+
+def moved(program: Program, computation: Mapping[str, Instruction], instruction: Instruction) -> int:
+    """Returns the bytes that one run of an instruction moves to and from HBM; collectives in a fusion do not count."""
     opcode = instruction.opcode
     if opcode in _NO_TRAFFIC or opcode.endswith("-start"):
         return 0
@@ -64,22 +86,22 @@ def _moved(program, computation, instruction):
     if opcode.endswith("-done"):
         start = computation.get(instruction.operands[0])
         source = computation.get(start.operands[0]) if start and start.operands else None
-        read = sum(array.bytes for array in instruction.arrays) if source is not None and _in_hbm(source) else 0
-        return read + _in_hbm(instruction)
+        read = sum(array.padded_bytes for array in instruction.arrays) if source is not None and in_hbm(source) else 0
+        return read + in_hbm(instruction)
     if opcode == "fusion":
         return _fusion(program, computation, instruction)
     if opcode in _SLICES:
-        return 2 * _in_hbm(instruction)
+        return 2 * in_hbm(instruction)
     if opcode == "dynamic-update-slice":
-        return 2 * _in_hbm(computation[instruction.operands[1]])
-    read = sum(_in_hbm(computation[name]) for name in instruction.operands if name in computation)
-    return read + _in_hbm(instruction)
+        return 2 * in_hbm(computation[instruction.operands[1]])
+    read = sum(in_hbm(computation[name]) for name in instruction.operands if name in computation)
+    return read + in_hbm(instruction)
 
 
 def _fusion(program, computation, instruction):
     body = program.computations[instruction.called["calls"][0]]
     read = sum(
-        min(_in_hbm(computation[operand]), _read(program, body, place))
+        min(in_hbm(computation[operand]), _read(program, body, place))
         for place, operand in enumerate(instruction.operands)
     )
     root = next(inner for inner in body.values() if inner.root)
@@ -90,16 +112,16 @@ def _fusion(program, computation, instruction):
             continue
         result = _before_bitcasts(result, body)
         if result.opcode == "dynamic-update-slice":
-            written += body[result.operands[1]].bytes
+            written += _stored(body[result.operands[1]])
         elif result.opcode != "parameter" and result.opcode not in _COLLECTIVES:
-            written += array.bytes
+            written += array.padded_bytes
     return read + written
 
 
 def _read(program, body, place):
     """Returns the bytes that a fusion's body reads of its operand number `place`."""
     parameter = next(i for i in body.values() if i.opcode == "parameter" and i.literal.strip() == str(place))
-    size, total = parameter.bytes, 0
+    size, total = _stored(parameter), 0
     pending = [parameter.name]
     while pending:
         name = pending.pop()
@@ -109,7 +131,7 @@ def _read(program, body, place):
             if user.opcode == "bitcast":
                 pending.append(user.name)
             elif user.opcode in _SLICES and user.operands[0] == name:
-                total += user.arrays[0].size * parameter.bytes // max(1, parameter.arrays[0].size)
+                total += user.arrays[0].size * size // max(1, parameter.arrays[0].size)
             elif user.opcode == "fusion":
                 inner = program.computations[user.called["calls"][0]]
                 total += sum(_read(program, inner, i) for i, operand in enumerate(user.operands) if operand == name)
@@ -126,8 +148,13 @@ def _before_bitcasts(instruction, body):
     return instruction
 
 
-def _in_hbm(instruction: Instruction) -> int:
-    return sum(array.bytes for array in instruction.arrays if not array.memory_space)
+def in_hbm(instruction: Instruction) -> int:
+    """Returns the bytes of an instruction's results that lie in HBM."""
+    return sum(array.padded_bytes for array in instruction.arrays if not array.memory_space)
+
+
+def _stored(instruction):
+    return sum(array.padded_bytes for array in instruction.arrays)
 
 
 def _dot(instruction, computation):

@@ -46,6 +46,37 @@ def test_outputs_and_gradients(interpreted, sequence, heads, kv_heads, size, kin
     unit_kernels.assert_gives_what_float64_gives(row_attention, *arguments)
 
 
+@pytest.mark.parametrize(
+    ("sequence", "heads", "kv_heads", "size", "window", "rotary"),
+    [
+        (512, 4, 4, 64, None, False),
+        (300, 6, 2, 32, None, True),  # rows that are filled up; grouped heads
+        (1280, 2, 1, 64, 40, True),  # blocks with the keys near to them
+        (4096, 2, 2, 64, None, True),  # blocks of a few queries with all keys
+    ],
+)
+def test_a_kernel_says_what_it_multiplies(sequence, heads, kv_heads, size, window, rotary):
+    """A plan reads it, as a compiled program does not show the products inside a kernel."""
+    query, key, value, _ = (
+        jax.ShapeDtypeStruct(x.shape, jnp.bfloat16) for x in draw(3, sequence, heads, kv_heads, size)
+    )
+    rotation = rotary_angles(jnp.arange(sequence)[None], size, 100.0) if rotary else None
+    mask = AttentionMask(jnp.ones((3, sequence), bool), window=window)
+
+    def gradients(query, key, value):
+        def total(*arrays):
+            return row_attention(*arrays, mask, size, rotation, 0.1, jnp.asarray(SEED)).astype(jnp.float32).sum()
+
+        return jax.grad(total, argnums=(0, 1, 2))(query, key, value)
+
+    counted = unit_kernels.kernel_products(gradients, query, key, value)
+    assert counted == unit_kernels.kernel_estimates(gradients, query, key, value)
+    assert set(counted) == {"row_attention", "row_attention_backward"}
+    if sequence == 512:
+        pair = 2 * 3 * heads * sequence**2 * size
+        assert counted == {"row_attention": 2 * pair, "row_attention_backward": 5 * pair}
+
+
 def test_a_part_of_a_batch_drops_what_the_whole_does(interpreted):  # noqa: F811
     unit_kernels.assert_a_part_drops_what_the_whole_does(row_attention, 128, 64)
 

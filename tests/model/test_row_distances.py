@@ -21,6 +21,7 @@ from bert_jax.model.kernels import AttentionMask
 from bert_jax.model.positions import relative_rows, relative_table_size, rotary_angles
 from bert_jax.model.row_attention import row_attention
 from bert_jax.model.row_distances import Distances, DistanceScores, by_distance
+from tests.model import unit_kernels
 from tests.model.test_kernels import (
     assert_trees_agree,
     interpreted,  # noqa: F401
@@ -154,6 +155,25 @@ def table_rows(sequence, span, buckets=0):
 
 
 NAMES = ("output", "query", "key", "value", "distance keys", "distance queries")
+
+
+@pytest.mark.parametrize("terms", [("c2p", "p2c"), ("c2p",), ("p2c",)])
+@pytest.mark.parametrize(("sequence", "heads", "kv_heads", "size"), [(512, 4, 4, 64), (300, 2, 1, 32)])
+def test_a_kernel_says_what_it_multiplies(sequence, heads, kv_heads, size, terms):
+    rows, table_size = table_rows(sequence, 64)
+    arrays = draw(2, sequence, heads, kv_heads, size, table_size)
+
+    def gradients(*arrays):
+        def total(query, key, value, keys, queries):
+            distances = Distances(rows, keys if "c2p" in terms else None, queries if "p2c" in terms else None)
+            mask = AttentionMask(jnp.ones((2, sequence), bool))
+            return row_attention(query, key, value, mask, size, None, 0.1, jnp.asarray(SEED), distances).sum()
+
+        return jax.grad(total, argnums=range(5))(*arrays)
+
+    counted = unit_kernels.kernel_products(gradients, *arrays[:5])
+    assert counted == unit_kernels.kernel_estimates(gradients, *arrays[:5])
+    assert len(counted) == 2 and min(counted.values()) > 0
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """Cases for kernels that read [batch, sequence, units]: what they must give, from float64 and from plain XLA."""
 
 import dataclasses
+import math
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
@@ -141,3 +143,51 @@ def losses(platform, axes, **changes):
         state, metrics = train_step(state, batch, np.int32(step), key)
         values.append(float(metrics["loss"]))
     return values
+
+
+def kernel_products(function, *arguments) -> dict[str, int]:
+    """Returns the FLOPs of the matrix products of every kernel that a function calls, by the kernel's name.
+
+    They are counted in the kernels' own programs, as often as their grids run them; what depends on the block, such as
+    turning the keys of a row, runs for one block of a row.
+    """
+    counts = {}
+    for equation in _equations(jax.make_jaxpr(function)(*arguments).jaxpr):
+        if equation.primitive.name == "pallas_call":
+            *others, blocks = equation.params["grid_mapping"].grid
+            kernel, name = equation.params["jaxpr"], equation.params["name"]
+            products = sum(blocks * _products(inner) for inner in kernel.eqns)
+            once = [inner for inner in kernel.eqns if inner.primitive.name == "cond"]
+            products += sum(
+                _products(each) for inner in once for branch in inner.params["branches"] for each in branch.eqns
+            )
+            counts[name] = counts.get(name, 0) + math.prod(others) * products
+    return counts
+
+
+def kernel_estimates(function, *arguments) -> dict[str, int]:
+    """Returns the FLOPs that the kernels of a function say that they take, by the kernel's name."""
+    calls = _equations(jax.make_jaxpr(function)(*arguments).jaxpr)
+    counts = {}
+    for equation in calls:
+        if equation.primitive.name == "pallas_call":
+            name = equation.params["name"]
+            counts[name] = counts.get(name, 0) + equation.params["cost_estimate"].flops
+    return counts
+
+
+def _products(equation):
+    if equation.primitive.name != "dot_general":
+        return 0
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    left, result = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+    return 2 * math.prod(result) * math.prod(left[axis] for axis in contracted)
+
+
+def _equations(jaxpr):
+    """Yields the equations of a program and of those that it calls, kernels left out."""
+    for equation in jaxpr.eqns:
+        yield equation
+        if equation.primitive.name != "pallas_call":
+            for inner in jax.extend.core.jaxprs_in_params(equation.params):
+                yield from _equations(inner)

@@ -1,4 +1,4 @@
-"""Names and figures of TPUs."""
+"""Names and figures of TPUs and GPUs."""
 
 import re
 
@@ -19,6 +19,8 @@ from bert_jax.planning import chips, devices
         ("v5p:8x8x8", 1, "v5p", 512, 512),
         ("tpu7x:2x2x1", 1, "v7x", 4, 8),
         ("v7x:2x2x1", 2, "v7x", 8, 16),
+        ("h100:8", 1, "h100", 8, 8),
+        ("b200:8", 4, "b200", 32, 32),
     ],
 )
 def test_topologies(name, slices, chip, number, count):
@@ -29,7 +31,9 @@ def test_topologies(name, slices, chip, number, count):
 @pytest.mark.parametrize(
     "name, message",
     [
-        ("v9:2x2", "--topology=v9:2x2: no such TPU; known: .*v5e:4x4.*, or all"),
+        ("v9:2x2", "--topology=v9:2x2: no such TPU or GPU; known: .*v5e:4x4.*h100:8.*, or all"),
+        ("h10:8", "--topology=h10:8: no such TPU or GPU.*h100"),
+        ("a100:16", "16 chips; a slice of a100 has at most 8"),
         ("v5e", "--topology=v5e: expected v5e:AxB, such as v5e:1x1"),
         ("v5p:4x4", "--topology=v5p:4x4: expected v5p:AxBxC"),
         ("v5e:0x4", "expected v5e:AxB"),
@@ -47,7 +51,7 @@ def test_slices_are_counted_from_one():
         chips.parse("v5e:2x2", 0)
 
 
-@pytest.mark.parametrize("chip", chips.CHIPS, ids=lambda chip: chip.name)
+@pytest.mark.parametrize("chip", [chip for chip in chips.CHIPS if not chip.is_gpu], ids=lambda chip: chip.name)
 def test_a_chips_memory_and_devices_are_what_the_compiler_says(libtpu, chip):
     topology = chips.parse(chip.examples[1 if chip.dimensions == 2 else 0])
     topology_devices = devices.devices(topology)

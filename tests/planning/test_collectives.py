@@ -23,7 +23,7 @@ def grid(topology):
     """Devices in the order of libtpu: cores of a chip, then chips along each dimension, then slices."""
     sizes = (*topology.shape, 1)[:3]
     return [
-        types.SimpleNamespace(coords=(x, y, z), slice_index=s)
+        types.SimpleNamespace(platform="tpu", coords=(x, y, z), slice_index=s)
         for s in range(topology.num_slices)
         for z in range(sizes[2])
         for y in range(sizes[1])

@@ -58,6 +58,74 @@ ENTRY %main (a: s32[]) -> s32[] {
     assert traffic.multiplied(program) == (0.0, 1)
 
 
+@pytest.mark.parametrize(
+    "text, size, stored",
+    [
+        ("f32[4,8]", 128, 128),
+        ("bf16[16,512,1024]{2,1,0:T(8,128)(2,1)S(1)}", 2**24, 2**24),
+        ("s32[16,512,1]{2,1,0:T(8,128)}", 32_768, 128 * 32_768),  # a lane of each register
+        ("f32[3,130]{1,0:T(8,128)}", 1_560, 4 * 8 * 256),
+        ("f32[3,130]{0,1:T(8,128)}", 1_560, 4 * 136 * 128),  # the first dimension's elements are neighbours
+        ("bf16[5]{0:T(1024)(128)(2,1)}", 10, 2_048),
+        ("pred[3,5]{1,0:T(8,128)(4,1)}", 15, 1_024),
+        ("s32[]{:T(128)}", 4, 512),
+    ],
+)
+def test_tiles_fill_up_dimensions(text, size, stored):
+    (array,) = hlo.arrays_of(text)
+    assert (array.bytes, array.padded_bytes) == (size, stored)
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "step", "rounds"), [(0, 16, 1, 16), (0, 16, 2, 8), (1, 16, 2, 8), (3, 4, 5, 1), (4, 4, 1, 0)]
+)
+def test_loops_count_by_their_step(start, stop, step, rounds):
+    """As loops of windowed products count, whose bodies do two rounds of work."""
+    text = f"""%body (p: (s32[], f32[8,8])) -> (s32[], f32[8,8]) {{
+  %p = (s32[], f32[8,8]) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %x = f32[8,8] get-tuple-element(%p), index=1
+  %one = s32[] constant(1)
+  %rest = s32[] constant({step - 1})
+  %half = s32[] add(%i, %one)
+  %next = s32[] add(%half, %rest)
+  %y = f32[8,8] dot(%x, %x), lhs_contracting_dims={{1}}, rhs_contracting_dims={{0}}
+  ROOT %t = (s32[], f32[8,8]) tuple(%next, %y)
+}}
+
+%condition (p.1: (s32[], f32[8,8])) -> pred[] {{
+  %p.1 = (s32[], f32[8,8]) parameter(0)
+  %i.1 = s32[] get-tuple-element(%p.1), index=0
+  %stop = s32[] constant({stop})
+  ROOT %less = pred[] compare(%i.1, %stop), direction=LT
+}}
+
+ENTRY %main (a: f32[8,8]) -> (s32[], f32[8,8]) {{
+  %a = f32[8,8] parameter(0)
+  %start = s32[] constant({start})
+  %state = (s32[], f32[8,8]) tuple(%start, %a)
+  ROOT %loop = (s32[], f32[8,8]) while(%state), condition=%condition, body=%body
+}}
+"""
+    program = hlo.parse(text)
+    assert not program.unknown_loops and traffic.multiplied(program) == (rounds * 2 * 8**3, 0)
+    doubled = hlo.parse(text.replace("add(%half, %rest)", "multiply(%half, %rest)"))
+    assert doubled.unknown_loops == ["loop"]
+
+
+def test_a_kernels_products_are_those_of_its_estimate():
+    attributes = 'custom_call_target="tpu_custom_call", backend_config={"cost_estimate":{"flops":"536870912"}}'
+    kernel = f"""ENTRY %main (a: bf16[8,128]) -> bf16[8,128] {{
+  %a = bf16[8,128] parameter(0)
+  ROOT %k = bf16[8,128] custom-call(%a), {attributes}
+}}
+"""
+    assert traffic.multiplied(hlo.parse(kernel)) == (536870912.0, 0)
+    assert traffic.multiplied(hlo.parse(kernel.replace("cost_estimate", "other"))) == (0.0, 1)
+    other = kernel.replace("tpu_custom_call", "__gpu$xla.gpu.triton").replace("cost_estimate", "other")
+    assert traffic.multiplied(hlo.parse(other)) == (0.0, 1)
+
+
 def cpu_program(function, *arguments):
     compiled = jax.jit(function).lower(*arguments).compile()
     return hlo.parse(compiled.as_text()), compiled
@@ -69,7 +137,7 @@ def sharded(shape, *spec):
 
 
 def fake_devices(number):
-    return [types.SimpleNamespace(coords=(i % 4, i // 4, 0), slice_index=0) for i in range(number)]
+    return [types.SimpleNamespace(platform="tpu", coords=(i % 4, i // 4, 0), slice_index=0) for i in range(number)]
 
 
 def test_collectives_in_loops_count_as_often_as_they_run():

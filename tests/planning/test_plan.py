@@ -18,6 +18,7 @@ from bert_jax.errors import UserError
 from bert_jax.model import flops
 from bert_jax.planning import chips, compilation, fit, isolated, report, roofline, table
 from bert_jax.planning.collectives import Collective
+from bert_jax.planning.timeline import Timeline
 from tests.commands import LONGEST_WAIT, ROOT, is_running, wait_until
 
 
@@ -174,9 +175,12 @@ def test_the_longest_of_products_memory_and_links_bounds_a_step():
     again = roofline.roofline(dataclasses.replace(step, products=work / 2), topology)  # twice what the model needs
     assert again.mfu == pytest.approx(0.5)
     slow = Collective("all-reduce", "dcn", 4, 1, 1.0, 0.25)
-    bounds = roofline.roofline(dataclasses.replace(step, collectives=(slow,)), topology)
-    assert (bounds.bound, bounds.step_seconds, bounds.tokens_per_second) == ("dcn", 1.0, 32 * 128)
-    assert bounds.mfu == pytest.approx(work / 4 / 197e12)
+    waits = Timeline(1.5, {"ici": 0.0, "dcn": 0.75})
+    bounds = roofline.roofline(dataclasses.replace(step, collectives=(slow,), timeline=waits), topology)
+    assert bounds.bound == "dcn" and bounds.step_seconds == 0.75 + work / 4 / 197e12  # a quarter of it is hidden
+    assert bounds.tokens_per_second == 32 * 128 / bounds.step_seconds
+    assert bounds.mfu == pytest.approx(work / 4 / 197e12 / bounds.step_seconds)
+    assert bounds.summed_seconds == 1.5 and bounds.summed_mfu == pytest.approx(work / 4 / 197e12 / 1.5)
 
 
 def test_a_schedule_adds_up_its_phases():
@@ -342,7 +346,7 @@ def test_the_report_has_words_and_json(compiled):
     plan |= report._steps(config, topology, [step])
     text = report.text(json.loads(json.dumps(plan)))
     assert "tiny on v5e:2x2: 4 chips" in text and "fits: " in text and "all-reduce over ici" in text
-    assert "the whole run, 1,000 steps" in text
+    assert "the whole run, 1,000 steps" in text and "operation by operation: " in text
 
 
 def run(*arguments):
@@ -355,7 +359,7 @@ def run(*arguments):
     "arguments, message",
     [
         (["--config=bert_base"], "error: --topology: missing; expected one such as v4:2x2x1"),
-        (["--config=bert_base", "--topology=v9:2x2"], "error: --topology=v9:2x2: no such TPU"),
+        (["--config=bert_base", "--topology=v9:2x2"], "error: --topology=v9:2x2: no such TPU or GPU"),
         (["--topology=v5e:2x2"], "error: --config: missing; expected a recipe such as bert_base"),
         (["--topology=v5e:2x2", "--config=finetune/sst2"], "error: --config: a fine-tuning recipe"),
         (["--topology=all", "--output=x.md", "--num_slices=2"], "error: --num_slices: does not go with --topology=all"),
