@@ -49,7 +49,7 @@ test-mteb: .venv-mteb/.test
 	JAX_PLATFORMS=cpu .venv-mteb/bin/python -m pytest --no-skips -m mteb tests/inference
 
 test-triton: .venv-triton/.test
-	JAX_PLATFORMS=cpu .venv-triton/bin/python -m pytest --no-skips -m triton tests/model tests/planning
+	JAX_PLATFORMS=cpu .venv-triton/bin/python -m pytest --no-skips -m triton tests/model tests/planning tests/docs
 
 test-notebooks: .venv/.test
 	$(PYTEST) -m notebooks tests/notebooks

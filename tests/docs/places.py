@@ -144,6 +144,7 @@ PLACES = {
     "Beam": Place(_under_beam, "beam"),
     "torch": Place(_with_torch, "parity"),
     "FAISS": Place(_by_command, "parity"),
+    "the compiler for GPUs": Place(_by_command, "triton"),
     "gradio": Place(_served, "demo"),
 }
 
