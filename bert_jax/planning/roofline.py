@@ -104,7 +104,7 @@ class Schedule:
       steps, tokens: totals of all phases.
       days: wall time.
       chip_hours: hours summed over all chips.
-      mfu: model FLOPs utilisation of the whole run.
+      mfu, summed_mfu: model FLOPs utilisation of the whole run, by the bounds and by the sums over operations.
     """
 
     steps: int
@@ -112,6 +112,7 @@ class Schedule:
     days: float
     chip_hours: float
     mfu: float
+    summed_mfu: float
 
 
 def schedule(config: ml_collections.ConfigDict, rooflines: list[Roofline], topology: Topology) -> Schedule:
@@ -119,12 +120,14 @@ def schedule(config: ml_collections.ConfigDict, rooflines: list[Roofline], topol
     steps = [phase.stop - phase.start for phase in config_lib.phases(config)]
     pairs = list(zip(steps, rooflines, strict=True))
     seconds = sum(count * bounds.step_seconds for count, bounds in pairs)
-    used = sum(count * bounds.model_flops for count, bounds in pairs)
+    summed = sum(count * bounds.summed_seconds for count, bounds in pairs)
+    least = sum(count * bounds.least_seconds for count, bounds in pairs)
     hours = seconds / 3600
     return Schedule(
         steps=sum(steps),
         tokens=sum(count * bounds.tokens for count, bounds in pairs),
         days=hours / 24,
         chip_hours=hours * topology.num_chips,
-        mfu=used / (seconds * topology.num_devices * topology.chip.flops) if seconds else 0.0,
+        mfu=least / seconds if seconds else 0.0,
+        summed_mfu=least / summed if summed else 0.0,
     )
