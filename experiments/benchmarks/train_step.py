@@ -15,9 +15,13 @@ under autocast to bfloat16; bert_jax in float32 and with config.model.dtype=bflo
 and the backward pass as one graph each (fullgraph=True); clipping and AdamW stay outside. torch's attention is SDPA
 without a mask, as transformers itself calls it outside torch.compile where no row is padded.
 
-All ways of torch are steps of one model in one process. The sides take turns (turns.py), once all are compiled. Every
-round is recorded when it is measured: a run that is stopped keeps its rounds. Needs jax, flax, optax, torch and
-transformers alone.
+Training with bert_jax tells malloc to keep freed memory (bert_jax/training/runtime.py); torch's process does so too, as
+the environment variables MALLOC_ARENA_MAX=1, MALLOC_MMAP_MAX_=0 and MALLOC_TRIM_THRESHOLD_=2147483647 would. Beside
+that, the eager steps in float32 are measured with malloc as installed.
+
+The ways of one package, with one setting of malloc, are steps of one model in one process. The sides take turns
+(turns.py), once all are compiled. Every round is recorded when it is measured: a run that is stopped keeps its rounds.
+Needs jax, flax, optax, torch and transformers alone.
 """
 
 import datetime
@@ -40,6 +44,7 @@ SIZES = {
 SMALL = {"1 x 32": (1, 32, 2, 64, 4, 32, 5)}  # a quick check that it runs
 RESULTS = pathlib.Path(__file__).parents[1] / "results" / "train_step.jsonl"
 LOGITS = ("every token", "predicted tokens")  # whose logits torch computes
+KEPT, INSTALLED = MALLOC = ("keeps freed memory", "as installed")
 
 
 def make_batch(rows, length, slots):
@@ -59,42 +64,46 @@ def make_batch(rows, length, slots):
     }
 
 
-def our_step(*sizes):
-    """Returns (a function that runs one step and waits for it, FLOPs of the step); sizes as in SIZES."""
-    from bert_jax.model import flops
-
-    step, spec, _ = _our_side("float32", *sizes)
-    return step, flops.step_flops(spec, *sizes[4:])
-
-
-def our_bfloat16_step(*sizes):
-    """Returns the same with config.model.dtype=bfloat16, and for the FLOPs `bfloat16_share` of XLA's program."""
-    step, _, lower = _our_side("bfloat16", *sizes)
-    return step, bfloat16_share(lower().compile().as_text())
+def our_ways():
+    """Returns the ways of our step by their names: see `torch_ways`."""
+    ways = [
+        {"package": "ours", "dtype": dtype, "mode": "compiled", "logits": LOGITS[1], "malloc": KEPT}
+        for dtype in ("float32", "bfloat16")
+    ]
+    return {", ".join(way.values()): way for way in ways}
 
 
-def _our_side(dtype, layers, hidden, heads, intermediate, rows, length, slots):
-    """Returns (the step, spec of its model, a function that lowers it)."""
+def our_steps(layers, hidden, heads, intermediate, rows, length, slots):
+    """Returns (functions that run one step of `our_ways` and wait for it, by name, facts about the steps).
+
+    The facts are the FLOPs of a step, and `bfloat16_share` of XLA's program of the step in bfloat16. Both dtypes train
+    the same parameters, which are float32.
+    """
     from bert_jax import model as model_lib
     from bert_jax import sharding
+    from bert_jax.model import flops
     from bert_jax.training import step as step_lib
     from bert_jax.training.runtime import keep_freed_memory
 
     keep_freed_memory()  # as the training loop does
-    config = run_settings(model_settings(layers, hidden, heads, intermediate, dtype=dtype))
-    model = model_lib.build(config.model, VOCABULARY)
-    mesh = sharding.make_mesh(config.mesh)
-    state = step_lib.init_state(config, model, mesh, 1000)
-    train_step = step_lib.make_train_step(config, model, mesh, 1000)
-    key, batch, done = step_lib.dropout_key(config), make_batch(rows, length, slots), 0
+    batch, state, done, steps = make_batch(rows, length, slots), None, 0, {}
 
-    def step():
+    def step(train_step, key):
         nonlocal state, done
         state, metrics = train_step(state, batch, np.int32(done), key)
         done += 1
         return float(metrics["loss"])
 
-    return step, model.spec, lambda: train_step.lower(state, batch, np.int32(0), key)
+    for name, way in our_ways().items():
+        config = run_settings(model_settings(layers, hidden, heads, intermediate, dtype=way["dtype"]))
+        model = model_lib.build(config.model, VOCABULARY)
+        mesh = sharding.make_mesh(config.mesh)
+        state = state or step_lib.init_state(config, model, mesh, 1000)
+        train_step, key = step_lib.make_train_step(config, model, mesh, 1000), step_lib.dropout_key(config)
+        steps[name] = functools.partial(step, train_step, key)
+    steps[name]()  # compiles the step in bfloat16, the last one, whose program is then at hand
+    share = bfloat16_share(train_step.lower(state, batch, np.int32(0), key).compile().as_text())
+    return steps, {"flops": flops.step_flops(model.spec, rows, length, slots), "bfloat16_share": share}
 
 
 def bfloat16_share(text):
@@ -118,23 +127,29 @@ def bfloat16_share(text):
     return float(flops[True] / max(1.0, sum(flops.values())))
 
 
-def torch_ways(bfloat16):
-    """Returns the ways of torch's step by their names, each a dict of its dtype, its mode and its logits.
+def torch_ways(malloc, bfloat16):
+    """Returns the ways of torch's step by their names, each a dict of its dtype, mode, logits and malloc.
 
     Args:
+      malloc: one of MALLOC; with malloc as installed there are the eager steps in float32 alone.
       bfloat16: whether to include autocast to bfloat16.
     """
-    dtypes = ("float32", "bfloat16") if bfloat16 else ("float32",)
+    dtypes = ("float32", "bfloat16") if bfloat16 and malloc == KEPT else ("float32",)
+    modes = ("eager", "compiled") if malloc == KEPT else ("eager",)
     ways = [
-        {"package": "torch", "dtype": dtype, "mode": mode, "logits": logits}
-        for logits, dtype, mode in itertools.product(LOGITS, dtypes, ("eager", "compiled"))
+        {"package": "torch", "dtype": dtype, "mode": mode, "logits": logits, "malloc": malloc}
+        for logits, dtype, mode in itertools.product(LOGITS, dtypes, modes)
     ]
     return {", ".join(way.values()): way for way in ways}
 
 
-def torch_steps(*sizes, bfloat16):
+def torch_steps(*sizes, malloc, bfloat16):
     """Returns (functions that run one step of `torch_ways` and wait for it, by name, None); sizes as in SIZES."""
-    model, losses = torch_losses(*sizes, bfloat16=bfloat16)
+    if malloc == KEPT:
+        from bert_jax.training.runtime import keep_freed_memory
+
+        keep_freed_memory()
+    model, losses = torch_losses(*sizes, ways=torch_ways(malloc, bfloat16))
     steps = torch_side.train_steps(model, losses)
     return {name: functools.partial(_value, step) for name, step in steps.items()}, None
 
@@ -143,12 +158,12 @@ def _value(step):
     return float(step())
 
 
-def torch_losses(layers, hidden, heads, intermediate, rows, length, slots, bfloat16, **changes):
-    """Returns (a transformers.BertForPreTraining in training, functions that return its loss, by `torch_ways`' names).
+def torch_losses(layers, hidden, heads, intermediate, rows, length, slots, ways, **changes):
+    """Returns (a transformers.BertForPreTraining in training, functions that return its loss, by the ways' names).
 
     Args:
       layers, hidden, heads, intermediate, rows, length, slots: as in SIZES.
-      bfloat16: whether to include autocast to bfloat16.
+      ways: what `torch_ways` returned.
       **changes: keys of the model's config.
     """
     import torch
@@ -175,7 +190,7 @@ def torch_losses(layers, hidden, heads, intermediate, rows, length, slots, bfloa
 
     losses = dict(zip(LOGITS, (of_every_token, of_predicted_tokens), strict=True))
     by_name = {}
-    for name, way in torch_ways(bfloat16).items():
+    for name, way in ways.items():
         loss_of = losses[way["logits"]]
         loss_of = torch.compile(loss_of, fullgraph=True) if way["mode"] == "compiled" else loss_of
         by_name[name] = functools.partial(under_autocast, loss_of, way["dtype"] == "bfloat16")
@@ -202,11 +217,10 @@ def gathered_loss(model, outputs, positions, labels, pairs):
 
 def measure(name, sizes, options):
     """Yields the record of a size after each round: a dict of what was measured so far; see train_step_report."""
-    bfloat16 = turns.multiplies_bfloat16()
-    makes = {"ours": our_step, "ours, bfloat16": our_bfloat16_step}
-    makes["torch"] = functools.partial(torch_steps, bfloat16=bfloat16)
-    ours = {"package": "ours", "mode": "compiled", "logits": LOGITS[1]}
-    ways = {"ours": ours | {"dtype": "float32"}, "ours, bfloat16": ours | {"dtype": "bfloat16"}} | torch_ways(bfloat16)
+    bfloat16, ways, makes = turns.multiplies_bfloat16(), our_ways(), {"ours": our_steps}
+    for malloc in MALLOC:
+        ways |= torch_ways(malloc, bfloat16)
+        makes[f"torch, malloc {malloc}"] = functools.partial(torch_steps, malloc=malloc, bfloat16=bfloat16)
     sides = [way | {"seconds": []} for way in ways.values()]
     record = {"name": name, "sizes": sizes, "steps": options.steps, "processor_time": options.processor_time}
     record |= {
@@ -219,7 +233,7 @@ def measure(name, sizes, options):
         for way, side in zip(ways, sides, strict=True):
             side["seconds"].append(seconds[way])
         record["matrix_rates"].append(rate)
-        yield record | {"flops": facts["ours"], "bfloat16_share": facts["ours, bfloat16"]}
+        yield record | facts["ours"]
 
 
 def main():

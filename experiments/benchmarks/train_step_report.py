@@ -1,7 +1,7 @@
 """Records what train_step.py measures, and writes its tables.
 
 A record is a line of JSONL, one for each size: `sides` holds for each way of a step its package, dtype, mode (eager or
-compiled), whose logits it computes, and the seconds of each round.
+compiled), whose logits it computes, what malloc does with freed memory, and the seconds of each round.
 """
 
 import json
@@ -60,7 +60,7 @@ def section(record):
     for side in record["sides"]:
         ratios = _ratios(side, ours["float32"])
         cells = [
-            _words(side),
+            f"{side['package']}, {_words(side)}",
             side["logits"],
             turns.times_cell(side["seconds"]),
             f"{rows * length / statistics.median(side['seconds']):.0f}",
@@ -72,7 +72,10 @@ def section(record):
     yield _products(record, ours)
     clock = "processor time, torch on one thread" if record["processor_time"] else "time on a clock"
     rounds = len(record["matrix_rates"])
-    yield f"- {rounds} rounds of {record['steps']} steps a side, {clock}; {record['surroundings']}; {record['date']}."
+    yield (
+        f"- Rounds: {rounds}; steps of a side in each: {record['steps']}; {clock}; {record['surroundings']}; "
+        f"{record['date']}."
+    )
 
 
 def _comparisons(record, ours):
@@ -82,10 +85,10 @@ def _comparisons(record, ours):
         for dtypes in (("float32",), ("float32", "bfloat16")):
             best = _fastest(side for side in theirs if side["logits"] == logits and side["dtype"] in dtypes)
             mine = _fastest(side for side in ours.values() if side["dtype"] in dtypes)
+            ratios = turns.ratios_cell(best["seconds"], mine["seconds"])
             yield (
                 f"- {'Float32' if len(dtypes) == 1 else 'Any dtype'}, torch's logits of {logits}: torch's best is "
-                f"{_words(best)}, {'' if len(dtypes) == 1 else f'ours is {_words(mine)}, '}and the ratio "
-                f"{turns.ratios_cell(best['seconds'], mine['seconds'])}."
+                f"{_words(best)}, ours {mine['dtype']}, and the ratio {ratios}."
             )
 
 
@@ -101,7 +104,8 @@ def _products(record, ours):
 
 
 def _words(side):
-    return f"{side['package']}, {side['dtype']}" + (f", {side['mode']}" if side["package"] == "torch" else "")
+    words = [side["dtype"]] if side["package"] == "ours" else [side["dtype"], side["mode"]]
+    return ", ".join(words + (["malloc as installed"] if side["malloc"] == "as installed" else []))
 
 
 def _fastest(sides):
