@@ -229,7 +229,7 @@ def test_ways_of_torch_have_the_same_loss():
     ways = train_step.torch_ways(train_step.KEPT, bfloat16=True)
     changes = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     _, losses = train_step.torch_losses(1, 32, 2, 64, 4, 32, 5, ways=ways, **changes)
-    values = {tuple(way[key] for key in ("dtype", "mode", "logits")): float(losses[n]()) for n, way in ways.items()}
+    values = {tuple(way[key] for key in ("dtype", "mode", "logits")): losses[n]().item() for n, way in ways.items()}
     assert len(values) == 8
     expected = values["float32", "eager", "every token"]
     for name, value in values.items():
