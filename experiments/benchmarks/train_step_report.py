@@ -37,8 +37,8 @@ def write(path, record):
     records[record["name"]] = record
     tables = path.with_suffix(".md")
     _, heading, notes = tables.read_text("utf-8").partition(NOTES) if tables.exists() else ("", "", "")
-    sections = ["\n".join(section(one)) for one in records.values()]
-    _replace(path, "".join(json.dumps(one) + "\n" for one in records.values()))
+    sections = ["\n".join(section(of_size)) for of_size in records.values()]
+    _replace(path, "".join(json.dumps(of_size) + "\n" for of_size in records.values()))
     _replace(tables, "\n\n".join([INTRODUCTION, *sections]) + "\n" + (f"\n{heading}{notes}" if heading else ""))
 
 
