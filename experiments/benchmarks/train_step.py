@@ -29,6 +29,7 @@ import functools
 import itertools
 import pathlib
 import re
+from collections.abc import Callable
 
 import numpy as np
 
@@ -86,24 +87,28 @@ def our_steps(layers, hidden, heads, intermediate, rows, length, slots):
     from bert_jax.training.runtime import keep_freed_memory
 
     keep_freed_memory()  # as the training loop does
-    batch, state, done, steps = make_batch(rows, length, slots), None, 0, {}
+    configs = {
+        name: run_settings(model_settings(layers, hidden, heads, intermediate, dtype=way["dtype"]))
+        for name, way in our_ways().items()
+    }
+    models = {name: model_lib.build(config.model, VOCABULARY) for name, config in configs.items()}
+    first = next(iter(configs))
+    mesh, key = sharding.make_mesh(configs[first].mesh), step_lib.dropout_key(configs[first])
+    state = step_lib.init_state(configs[first], models[first], mesh, 1000)
+    programs = {name: step_lib.make_train_step(configs[name], models[name], mesh, 1000) for name in configs}
+    batch, done = make_batch(rows, length, slots), 0
 
-    def step(train_step, key):
+    def step(train_step):
         nonlocal state, done
         state, metrics = train_step(state, batch, np.int32(done), key)
         done += 1
         return float(metrics["loss"])
 
-    for name, way in our_ways().items():
-        config = run_settings(model_settings(layers, hidden, heads, intermediate, dtype=way["dtype"]))
-        model = model_lib.build(config.model, VOCABULARY)
-        mesh = sharding.make_mesh(config.mesh)
-        state = state or step_lib.init_state(config, model, mesh, 1000)
-        train_step, key = step_lib.make_train_step(config, model, mesh, 1000), step_lib.dropout_key(config)
-        steps[name] = functools.partial(step, train_step, key)
-    steps[name]()  # compiles the step in bfloat16, the last one, whose program is then at hand
-    share = bfloat16_share(train_step.lower(state, batch, np.int32(0), key).compile().as_text())
-    return steps, {"flops": flops.step_flops(model.spec, rows, length, slots), "bfloat16_share": share}
+    steps = {name: functools.partial(step, train_step) for name, train_step in programs.items()}
+    last = list(programs)[-1]
+    steps[last]()  # compiles the step in bfloat16, whose program is then at hand
+    share = bfloat16_share(programs[last].lower(state, batch, np.int32(0), key).compile().as_text())
+    return steps, {"flops": flops.step_flops(models[first].spec, rows, length, slots), "bfloat16_share": share}
 
 
 def bfloat16_share(text):
@@ -217,22 +222,25 @@ def gathered_loss(model, outputs, positions, labels, pairs):
 
 def measure(name, sizes, options):
     """Yields the record of a size after each round: a dict of what was measured so far; see train_step_report."""
-    bfloat16, ways, makes = turns.multiplies_bfloat16(), our_ways(), {"ours": our_steps}
+    bfloat16 = turns.multiplies_bfloat16()
+    ways = our_ways()
+    makes: dict[str, Callable] = {"ours": our_steps}
     for malloc in MALLOC:
         ways |= torch_ways(malloc, bfloat16)
         makes[f"torch, malloc {malloc}"] = functools.partial(torch_steps, malloc=malloc, bfloat16=bfloat16)
     sides = [way | {"seconds": []} for way in ways.values()]
+    rates = []
     record = {"name": name, "sizes": sizes, "steps": options.steps, "processor_time": options.processor_time}
     record |= {
         "surroundings": turns.surroundings(),
         "date": str(datetime.date.today()),
         "sides": sides,
-        "matrix_rates": [],
+        "matrix_rates": rates,
     }
     for seconds, rate, facts in turns.rounds_of(sizes, options.rounds, options.steps, **makes):
         for way, side in zip(ways, sides, strict=True):
             side["seconds"].append(seconds[way])
-        record["matrix_rates"].append(rate)
+        rates.append(rate)
         yield record | facts["ours"]
 
 
