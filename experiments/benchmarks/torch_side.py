@@ -1,5 +1,7 @@
 """Makes the training step in torch that benchmarks compare with ours."""
 
+import functools
+
 from experiments.benchmarks import turns
 from experiments.benchmarks.settings import CLIP_NORM, DROPOUT, EPSILON, LEARNING_RATE, VOCABULARY
 
@@ -30,12 +32,17 @@ def train_step(model, loss_of, learning_rate=LEARNING_RATE, epsilon=EPSILON, mak
       learning_rate, epsilon: numbers of AdamW.
       make_schedule: takes the optimizer and returns a schedule of its rate; None: the rate stays.
     """
+    return train_steps(model, {"": loss_of}, learning_rate, epsilon, make_schedule)[""]
+
+
+def train_steps(model, losses, learning_rate=LEARNING_RATE, epsilon=EPSILON, make_schedule=None):
+    """Returns `train_step` of each of several losses by its name; all train the same model with the same optimizer."""
     import torch
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, eps=epsilon, weight_decay=0.01, fused=True)
     schedule = make_schedule(optimizer) if make_schedule else None
 
-    def step():
+    def step(loss_of):
         loss = loss_of()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
@@ -45,4 +52,4 @@ def train_step(model, loss_of, learning_rate=LEARNING_RATE, epsilon=EPSILON, mak
         optimizer.zero_grad(set_to_none=True)
         return loss.detach()
 
-    return step
+    return {name: functools.partial(step, loss_of) for name, loss_of in losses.items()}

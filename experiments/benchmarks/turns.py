@@ -54,14 +54,57 @@ def timed(function):
     return clock() - start
 
 
-def serve(make, sizes, with_rate, connection):
-    """Runs one side's process: answers each number of steps with their seconds, FLOPs and the matrix rate."""
-    step, flops = make(*sizes)
-    for _ in range(2):
-        step()
-    while steps := connection.recv():
-        seconds = [timed(step) for _ in range(steps)]
-        connection.send((seconds, flops, matrix_rate() if with_rate else None))
+def serve(make, sizes, connection):
+    """Runs one side's process: tells its names and facts once all is compiled, then answers requests for steps.
+
+    A request is (name, number of steps, whether to measure the matrix rate too); None ends the process.
+    """
+    made, facts = make(*sizes)
+    steps_by_name = made if isinstance(made, dict) else {None: made}
+    for step in steps_by_name.values():
+        for _ in range(2):
+            step()
+    connection.send((list(steps_by_name), facts))
+    while request := connection.recv():
+        name, steps, with_rate = request
+        seconds = [timed(steps_by_name[name]) for _ in range(steps)]
+        connection.send((seconds, matrix_rate() if with_rate else None))
+
+
+def rounds_of(sizes, rounds, steps, **makes):
+    """Yields (seconds of each side's fastest step by its name, the matrix rate, the facts by name) of every round.
+
+    The first round begins when all sides are compiled. A side that fails raises EOFError.
+
+    Args:
+      sizes: arguments of the functions that make a side's step.
+      rounds: number of rounds, in each of which every side has its turn.
+      steps: steps of a side in a round; the fastest counts. The first side also measures the matrix rate.
+      **makes: by the side's name a function of the sizes that returns (a function that runs a step and waits for it,
+        facts about the step). A dict of such functions in place of one is several sides, named by its keys, that one
+        process holds.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    pipes, processes = {}, []
+    for side, make in makes.items():
+        pipes[side], far_end = spawn.Pipe()
+        processes.append(spawn.Process(target=serve, args=(make, sizes, far_end), daemon=True))
+        processes[-1].start()
+        far_end.close()  # so that a process that fails closes the pipe
+    answers = {side: pipe.recv() for side, pipe in pipes.items()}
+    facts = {side: answer for side, (_, answer) in answers.items()}
+    for _ in range(rounds):
+        seconds, rate = {}, None
+        for side, pipe in pipes.items():
+            for name in answers[side][0]:
+                pipe.send((name, steps, rate is None))
+                step_seconds, rate_now = pipe.recv()
+                seconds[name or side], rate = min(step_seconds), rate or rate_now
+                time.sleep(0.5)  # torch's idle threads spin for a while
+        yield seconds, rate, facts
+    for pipe, process in zip(pipes.values(), processes, strict=True):
+        pipe.send(None)
+        process.join()
 
 
 def measure(sizes, rounds, steps, ours, **others):
@@ -75,26 +118,9 @@ def measure(sizes, rounds, steps, ours, **others):
         FLOPs).
       **others: the same of other sides, by their names; their FLOPs are not read.
     """
-    spawn = multiprocessing.get_context("spawn")
-    pipes, processes = {}, []
-    for side, make in {"ours": ours, **others}.items():
-        pipes[side], far_end = spawn.Pipe()
-        processes.append(spawn.Process(target=serve, args=(make, sizes, side == "ours", far_end), daemon=True))
-        processes[-1].start()
-    seconds, rates, flops = {side: [] for side in pipes}, [], None
-    for _ in range(rounds):
-        for side, pipe in pipes.items():
-            pipe.send(steps)
-            step_seconds, step_flops, rate = pipe.recv()
-            seconds[side].append(min(step_seconds))
-            if rate:
-                flops = step_flops
-                rates.append(rate)
-            time.sleep(0.5)  # torch's idle threads spin for a while
-    for pipe, process in zip(pipes.values(), processes, strict=True):
-        pipe.send(0)
-        process.join()
-    return seconds, rates, flops
+    results = list(rounds_of(sizes, rounds, steps, ours=ours, **others))
+    seconds = {side: [taken[side] for taken, _, _ in results] for side in results[0][0]}
+    return seconds, [rate for _, rate, _ in results], results[0][2]["ours"]
 
 
 def times_cell(seconds):
@@ -117,6 +143,16 @@ def surroundings():
 def closing_line(options):
     """Returns how often was measured and where, for the end of a report."""
     return f"{options.rounds} rounds of {options.steps} steps a side; {surroundings()}."
+
+
+def multiplies_bfloat16():
+    """Returns whether the processor has instructions for products of bfloat16 numbers: AMX's or AVX-512's."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            flags = next(line for line in file if line.startswith("flags")).split()
+    except (OSError, StopIteration):
+        return False
+    return not {"amx_bf16", "avx512_bf16"}.isdisjoint(flags)
 
 
 def processor():
