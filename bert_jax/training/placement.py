@@ -15,7 +15,7 @@ import numpy as np
 from bert_jax import interruption
 
 AHEAD = 2  # batches that are placed, or being placed, while a step runs
-_END_SECONDS = 10.0  # that the thread has to end: it may wait for data, and those may hang
+_END_SECONDS = 30.0  # that the thread has to end: it may wait for data, and those may hang
 
 
 class Placed(NamedTuple):
