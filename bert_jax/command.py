@@ -263,7 +263,7 @@ def run(
     _skip_tpu_search()
     command_help.name_as_called()
     only_prints = _asks_for_help(sys.argv[1:]) or _has_switch(sys.argv[1:], only_print)
-    with cli.output_to_pipes(outlives_output and not only_prints):
+    with interruption.without_shutdown(), cli.output_to_pipes(outlives_output and not only_prints):
         try:
             parser = functools.partial(_parse, texts=texts, taken=bool(positional), likely=likely, part=part)
             app.run(_reporting(main, passes_on, positional), flags_parser=parser)

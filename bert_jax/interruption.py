@@ -38,6 +38,7 @@ _protector: threading.Thread | None = None  # holds _protected
 _catchers: list["Caught"] = []
 _messages: list[str] = []
 _before_end: dict[object, Callable[[], object]] = {}
+_noted: list[threading.Thread] = []  # that Python must not be shut down beside
 _stopped = ""
 _heard: dict[int, float] = {}  # when each signal came that was no repeat
 _ignored: dict[int, float] = {}  # when a repeat of each signal came
@@ -170,6 +171,39 @@ def wait_if_ending() -> None:
         time.sleep(60)
 
 
+def note_thread(thread: threading.Thread) -> None:
+    """Notes a thread that may still be inside XLA when the program ends; see `without_shutdown`."""
+    _noted[:] = [*(other for other in _noted if other.is_alive() or not other.ident), thread]
+
+
+@contextlib.contextmanager
+def without_shutdown() -> Iterator[None]:
+    """Ends the process where the block ends, as Python would, but without its shutdown, if a noted thread still runs.
+
+    A thread that comes back from XLA into a Python that is shut down ends the process with an abort.
+    """
+    code: Any = 0
+    try:
+        yield
+    except SystemExit as end:
+        if not _thread_runs():
+            raise
+        code = end.code
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+            code = 1
+    except BaseException as error:
+        if not _thread_runs():
+            raise
+        sys.excepthook(type(error), error, error.__traceback__)
+        code = 1
+    if _thread_runs():
+        with contextlib.suppress(Exception):  # nobody reads it any longer
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code or 0)
+
+
 def note_stop(name: str) -> None:
     """Notes that a training run was ended early, with a checkpoint, by the signal of this name; "" that it was not."""
     global _stopped
@@ -283,6 +317,10 @@ def _end(number):
     if distributed is not None:
         distributed.exit_now(code)
     os._exit(code)
+
+
+def _thread_runs():
+    return any(thread.is_alive() for thread in _noted)
 
 
 def _write(line):

@@ -180,24 +180,24 @@ def _put_whole(leaf, layout):
         data = _put_whole(jax.random.key_data(leaf), layout)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
     leaf = np.asarray(leaf)
-    places = layout.addressable_devices_indices_map(leaf.shape)
-    return _assembled(leaf.shape, layout, places, [leaf[place] for place in places.values()])
+    return _assembled(leaf.shape, layout, lambda place: leaf[place])
 
 
 def _put_rows(rows, layout, leading, hosts, number):
     size = rows.shape[leading] // len(hosts)  # rows of one host
     shape = (*rows.shape[:leading], size * number, *rows.shape[leading + 1 :])
-    places = layout.addressable_devices_indices_map(shape)
-    parts = []
-    for place in places.values():
+
+    def own_rows(place):
         start, stop, _ = place[leading].indices(size * number)
         shift = size * (start // size - hosts.index(start // size))  # rows before these that other processes hold
-        parts.append(rows[(*place[:leading], slice(start - shift, stop - shift))])
-    return _assembled(shape, layout, places, parts)
+        return rows[(*place[:leading], slice(start - shift, stop - shift))]
+
+    return _assembled(shape, layout, own_rows)
 
 
-def _assembled(shape, layout, places, parts):
-    return jax.make_array_from_single_device_arrays(shape, layout, jax.device_put(parts, list(places)))
+def _assembled(shape, layout, part_at):
+    with jax.transfer_guard_host_to_device("allow"):  # jax takes this for an implicit transfer
+        return jax.make_array_from_callback(shape, layout, part_at)
 
 
 def _sharding(name, shape, mesh, leading):

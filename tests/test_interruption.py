@@ -287,3 +287,36 @@ def test_the_first_child_is_deaf_too(tmp_path):
     (tmp_path / "program.py").write_text(FIRST_CHILD)
     done = subprocess.run([sys.executable, tmp_path / "program.py"], capture_output=True, text=True)
     assert done.stdout == "True set()\n", done.stderr
+
+
+BESIDE = """
+import time
+thread = threading.Thread(target=time.sleep, args=({seconds},))
+thread.start()
+if {seconds} < 1:
+    thread.join()
+interruption.note_thread(thread)
+with interruption.without_shutdown():
+    print("ends")
+    {end}
+print("shuts down")
+"""
+
+
+@pytest.mark.parametrize("seconds", [0, 7200])
+@pytest.mark.parametrize(
+    ("ending", "code", "error"),
+    [
+        ("pass", 0, ""),
+        ("sys.exit(143)", 143, ""),
+        ("sys.exit()", 0, ""),
+        ("sys.exit('error: no corpus')", 1, "error: no corpus\n"),
+        ("raise KeyError('loss')", 1, "KeyError: 'loss'\n"),
+    ],
+)
+def test_a_program_ends_alike_beside_a_thread_in_xla(ending, code, error, seconds, tmp_path):
+    """It waits for no thread, and what it printed is there; without one Python shuts down."""
+    process = start(BESIDE.format(seconds=seconds, end=ending), tmp_path)
+    output, errors = process.communicate(timeout=LONGEST_WAIT)
+    assert process.returncode == code and errors.endswith(error) and bool(errors) == bool(error)
+    assert output == ("ends\nshuts down\n" if ending == "pass" and not seconds else "ends\n")

@@ -55,8 +55,8 @@ def check_memory(config: ml_collections.ConfigDict, num_hosts: int = 1, prefetch
     free = machine.available_memory()
     for phase in config_lib.phases(config):
         data = phase.data
-        # Each worker holds what it has made ready; one batch more is in use and one on its way.
-        batches = max(1, data.workers) * max(1, data.prefetch) + 2 if prefetched else 1
+        # Each worker holds what it has made ready; one batch more is in use, two are placed, and one is on its way.
+        batches = max(1, data.workers) * max(1, data.prefetch) + 4 if prefetched else 1
         needed = batches * data.batch_size * data.sequence_length * _BYTES_PER_TOKEN // num_hosts
         if free is not None and needed > free:
             settings = f"config.data.prefetch={data.prefetch}, workers={data.workers}: " if prefetched else ""

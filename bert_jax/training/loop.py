@@ -21,6 +21,7 @@ from bert_jax.runs.loggers import open_loggers, say
 from bert_jax.runs.progress import Progress
 from bert_jax.runs.report import Reports
 from bert_jax.training import hosts, profiling
+from bert_jax.training.placement import PlacedBatches
 from bert_jax.training.throughput import Clock
 
 
@@ -57,16 +58,18 @@ def train(run: "Run", state: dict, done: int) -> dict[str, float] | None:
         live = next((logger for logger in loggers if isinstance(logger, Progress)), None)
         before, held_out, stop = (), {}, ""
         clock.start("data")
-        for index, batch in run.batches(done):
+        batches = stack.enter_context(
+            PlacedBatches(run.batches(done), lambda batch, index: (run.put(batch), sharding.put(index, everywhere)))
+        )
+        for index, batch, inputs in batches:
             clock.start("logging")
             run.enter(index)
             trace.before(index, before)
             clock.start("step")
             with jax.transfer_guard("disallow"), jax.transfer_guard_device_to_host("disallow_explicit"):
-                inputs = run.put(batch), sharding.put(np.int32(index), everywhere)
                 logs = (index + 1) % config.train.log_every == 0 or index + 1 == num_steps
                 norms = _norms(run, clock, before, state, inputs, key) if logs and run.norms else {}
-                compiles = clock.compiles(inputs[0], run.train_step)
+                compiles = clock.compiles(inputs[0], run.train_step, run.is_compiled(inputs[0]))
                 with live.compiling(index + 1) if live and compiles else contextlib.nullcontext():
                     with jax.profiler.StepTraceAnnotation("train", step_num=index):
                         state, metrics = run.train_step(state, *inputs, key)
@@ -231,8 +234,12 @@ class Run:
         It is called before every step, and must be cheap.
         """
 
+    def is_compiled(self, batch: Mapping[str, jax.Array]) -> bool:
+        """Returns whether train_step was compiled for batches of this shape before it was called with one."""
+        return False
+
     def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """Returns the batch on the mesh, arrays [batch, ...] with the rows of all processes."""
+        """Returns the batch on the mesh, arrays [batch, ...] with the rows of all processes; called on any thread."""
         return sharding.put_rows(batch, self.mesh)
 
     def flops(self, batch: Mapping) -> float:

@@ -211,11 +211,14 @@ class PretrainingSteps:
         return 0
 
     def train(self, layers: int) -> tuple[Any, int]:
-        phase, learner = self._largest_phase(), self._learner(layers)
-        key = jax.eval_shape(lambda: learner.dropout_key)
+        learner = self._learner(layers)
         teacher = [self._placed_teacher()] if self.teacher else []
-        step = jax.ShapeDtypeStruct((), np.int32)
-        return learner.train_step().lower(learner.abstract_state(), self._batch(phase.data), step, key, *teacher), 0
+        return learner.train_step().lower(*self.step_arguments(self._largest_phase(), learner), *teacher), 0
+
+    def step_arguments(self, phase: config_lib.Phase, learner: step_lib.Learner) -> tuple[Any, ...]:
+        """Returns the shapes of a training step's arguments in a phase, but for a teacher's parameters."""
+        key = jax.eval_shape(lambda: learner.dropout_key)
+        return learner.abstract_state(), self._batch(phase.data), jax.ShapeDtypeStruct((), np.int32), key
 
     def evaluation(self, layers: int) -> tuple[Any, int]:
         if not self.config.train.eval_every:

@@ -22,7 +22,7 @@ def make_norms(config, model: Model, mesh: Mesh, teacher: Model | None = None) -
     return norms_step(step_lib.Learner.from_config(config, model, mesh, 1, teacher))
 
 
-def norms_step(learner: step_lib.Learner) -> Callable:
+def norms_step(learner: step_lib.Learner) -> jax.stages.Wrapped:
     """Returns a compiled function (params, batch, step, key) -> norms of the training step with these arguments.
 
     Norms are device scalars: grad_norm/embeddings, grad_norm/layers/0, ..., grad_norm/heads, the L2 norm of each part's

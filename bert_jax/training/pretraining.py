@@ -26,6 +26,7 @@ from bert_jax.training import branch, compiler, initial, loop, lowering, memory,
 from bert_jax.training import step as step_lib
 from bert_jax.training.adaptation import Adaptation
 from bert_jax.training.evaluation import Evaluation
+from bert_jax.training.next_phase import NextPhase, Step
 from bert_jax.training.norms import norms_step
 from bert_jax.training.samples import predicted_tokens
 from bert_jax.training.teacher import Teacher
@@ -203,7 +204,10 @@ def _train(run, state, done, begins) -> None:
     run.begin(state, begins)
     if begins and run.config.init_state != "parameters":
         run.save(state, done, {})  # from here on the run that it branched from is not needed
-    held_out = loop.train(run, state, done)
+    try:
+        held_out = loop.train(run, state, done)
+    finally:
+        run.cancel_compilation()
     if held_out is not None:
         words = [f"done: step {run.num_steps:,}", *([run.learner.objective.summary(held_out)] if held_out else [])]
         say("; ".join([*words, f"checkpoint in {run.workdir / 'checkpoints' / str(run.num_steps)}"]))
@@ -224,7 +228,11 @@ class _Pretraining(loop.Run):
             teacher_params = (sharding.put(params, sharding.tree_shardings(params, self.mesh)),)
         made = {learner: _programs(learner, config, teacher_params) for learner in dict.fromkeys(learners)}
         self._programs = [made[learner] for learner in learners]  # by phase
-        self.enter(0)
+        self._choose_programs(0)
+        steps = inputs.steps  # the inputs have parameters as large as the model
+        self._next_phase = NextPhase(
+            self._phases, self._step_and_shapes, lambda phase: steps.step_arguments(phase, learners[phase.index])
+        )
         self.key = self.learner.dropout_key
         self._hosts = sharding.hosts_of_rows(self.mesh)
         self._evaluation = Evaluation(
@@ -240,8 +248,23 @@ class _Pretraining(loop.Run):
         return self._programs[config_lib.phase_at(self._phases, step).index]
 
     def enter(self, index):
-        programs = self._programs_at(index)
-        self.train_step, self.norms = programs.train_step, programs.norms
+        self._choose_programs(index)
+        self._next_phase.before(index)
+
+    def _choose_programs(self, index):
+        self._current = self._programs_at(index)
+        self.train_step, self.norms = self._current.train_step, self._current.norms
+
+    def is_compiled(self, batch):
+        return self._current.train_step.is_compiled(batch)
+
+    def cancel_compilation(self):
+        """Keeps the next phase's step from being compiled if that has not begun."""
+        self._next_phase.cancel()
+
+    def _step_and_shapes(self, phase):
+        shapes = lowering.batch_shapes(self.config, phase.data)
+        return self._programs[phase.index].train_step, {name: shape for name, (shape, _) in shapes.items()}
 
     def begin(self, state, begins):
         """Evaluates before the first step, where the run reports on old text; `begins`: it has no checkpoint yet."""
@@ -315,14 +338,11 @@ def _check_padding(config, tokenizer):
 class _Programs:
     """Holds the compiled programs of a phase; `norms` is None where none are logged."""
 
-    train_step: Callable
+    train_step: Step
     eval_step: Callable
     norms: Callable | None
 
 
 def _programs(learner, config, teacher_params):
-    def taught(function):
-        return (lambda *arguments: function(*arguments, *teacher_params)) if teacher_params else function
-
-    norms = taught(norms_step(learner)) if config.train.log_norms else None
-    return _Programs(taught(learner.train_step()), learner.eval_step(), norms)
+    norms = Step(norms_step(learner), teacher_params) if config.train.log_norms else None
+    return _Programs(Step(learner.train_step(), teacher_params), learner.eval_step(), norms)

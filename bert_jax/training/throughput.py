@@ -72,7 +72,7 @@ class Clock:
     def step_seconds(self) -> tuple[float, float] | None:
         """Returns the seconds of a step since the last `take`, and those that this process took of it by itself.
 
-        The latter are those in which it waited for its batch, placed it and started the step, less those in which it
+        The latter are those in which it waited for its batch to be placed and started the step, less those in which it
         then waited for devices that were busy with the step before: these covered as much of its work. None where every
         step compiled.
         """
@@ -120,8 +120,13 @@ class Clock:
         self._activity = "compilation"
         self.start("step")
 
-    def compiles(self, batch: Mapping[str, jax.Array], program: Hashable = None) -> bool:
-        """Returns whether no step of this program and shape has been counted, so that the next one is compiled."""
+    def compiles(self, batch: Mapping[str, jax.Array], program: Hashable = None, is_compiled: bool = False) -> bool:
+        """Returns whether no step of this program and shape has been counted, so that the next one is compiled.
+
+        `is_compiled` says that it was compiled beside other steps: it is then a step like these.
+        """
+        if is_compiled:
+            self._compiled.add(_program_and_shapes(batch, program))
         self._compiling = _program_and_shapes(batch, program) not in self._compiled
         return self._compiling
 

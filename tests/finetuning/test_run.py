@@ -464,13 +464,11 @@ def test_a_stopped_run_goes_on_from_its_local_copy(finished, tmp_path, monkeypat
     whole, config, summary = finished
     config = config.copy_and_resolve_references()
     config.train.update(checkpoint_minutes=1e-7, emergency_dir=str(tmp_path / "local"))
-    put, save, steps = finetuning._Finetuning.put, checkpoints.Checkpoints._open, []
+    save = checkpoints.Checkpoints._open
 
-    def stopped(self, batch):
-        steps.append(1)
-        if len(steps) == 5:
+    def stopped(self, index):
+        if index == 4:
             signal.raise_signal(signal.SIGTERM)
-        return put(self, batch)
 
     def fails(self):
         if self._hurries:
@@ -478,7 +476,7 @@ def test_a_stopped_run_goes_on_from_its_local_copy(finished, tmp_path, monkeypat
         return save(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(finetuning._Finetuning, "put", stopped)
+        patch.setattr(finetuning._Finetuning, "enter", stopped)
         patch.setattr(checkpoints.Checkpoints, "_open", fails)
         with pytest.raises(UserError, match="the checkpoint of step 5 could not be saved; the last good .* step 4"):
             finetuning.finetune(config, tmp_path / "run")

@@ -10,7 +10,6 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from bert_jax import sharding
-from bert_jax.data import loader
 from bert_jax.errors import UserError
 from bert_jax.runs import checkpoints
 from bert_jax.runs.emergency import EmergencyCopy
@@ -81,13 +80,12 @@ def test_a_run_goes_on_from_a_copy(corpus, tmp_path, monkeypatch, capfd):
     pretraining.pretrain(config, tmp_path / "whole")
 
     config.train.emergency_dir = str(tmp_path / "local")
-    whole, save = loader.Loader.__iter__, checkpoints.Checkpoints._open
+    enter, save = pretraining._Pretraining.enter, checkpoints.Checkpoints._open
 
-    def stopped(self):
-        for step, batch in whole(self):
-            if step == 5:
-                signal.raise_signal(signal.SIGTERM)
-            yield step, batch
+    def stopped(self, index):
+        if index == 5:
+            signal.raise_signal(signal.SIGTERM)
+        enter(self, index)
 
     def fails(self):
         if self._hurries:
@@ -95,7 +93,7 @@ def test_a_run_goes_on_from_a_copy(corpus, tmp_path, monkeypatch, capfd):
         return save(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loader.Loader, "__iter__", stopped)
+        patch.setattr(pretraining._Pretraining, "enter", stopped)
         patch.setattr(checkpoints.Checkpoints, "_open", fails)
         with pytest.raises(UserError, match="the checkpoint of step 6 could not be saved"):
             pretraining.pretrain(config, tmp_path / "run")

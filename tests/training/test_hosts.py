@@ -359,6 +359,21 @@ def test_four_processes_train_as_one(recipe, environment, tmp_path):
 
 
 @pytest.mark.full
+def test_processes_compile_the_next_phase_beside_their_steps(corpus, environment, tmp_path):
+    """Each on a thread of its own, begun before the same step; the rows are those of one process."""
+    config = make_config(corpus)
+    config.objective.next_sentence = False
+    config.data.format = "full_sentences"
+    config.data.phases = ({"share": 0.5, "sequence_length": 16}, {"share": 0.5, "batch_size": 16})
+    config.train.update(num_steps=8, eval_every=0, progress=False, tensorboard=False)
+    recipe = write_recipe(tmp_path / "recipe.py", config)
+    ((out, _), (silent, _)) = pretrain(2, environment, recipe, tmp_path / "two", "--config.mesh.fsdp=4").wait()
+    assert "done: step 8" in out and "is compiled when it is reached" not in out and silent == ""
+    pretrain(1, environment, recipe, tmp_path / "one", "--config.mesh.fsdp=4").wait()
+    assert_same_to_rounding(logged_rows(tmp_path / "two"), logged_rows(tmp_path / "one"))
+
+
+@pytest.mark.full
 def test_processes_branch_from_one_checkpoint(recipe, environment, tmp_path):
     """Two processes take parameters and moments as one does, and refuse to begin from different checkpoints."""
     trunk = tmp_path / "trunk"

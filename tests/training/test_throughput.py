@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from bert_jax import sharding
-from bert_jax.data import loader
 from bert_jax.runs.loggers import ACTIVITIES, TIMINGS
 from bert_jax.training import loop, pretraining, profiling, throughput
 from bert_jax.training import step as step_lib
@@ -184,19 +183,18 @@ def test_a_profile_on_request(config, finished, tmp_path, monkeypatch, capfd):
     config.profile.num_steps = 2
     config.profile.first_step = 1000
     monkeypatch.setattr(profiling, "_LOOK_SECONDS", 0.01)
-    whole = loader.Loader.__iter__
+    enter = pretraining._Pretraining.enter
 
-    def requests(self):
-        for step, batch in whole(self):
-            if step == 3:
-                signal.raise_signal(signal.SIGUSR1)
-            if step == 9:
-                (tmp_path / "profile-now").touch()
-                wait_until(lambda: not (tmp_path / "profile-now").exists())
-                time.sleep(1.1)  # a trace's folder is named by the second
-            yield step, batch
+    def requests(self, index):
+        if index == 3:
+            signal.raise_signal(signal.SIGUSR1)
+        if index == 9:
+            (tmp_path / "profile-now").touch()
+            wait_until(lambda: not (tmp_path / "profile-now").exists())
+            time.sleep(1.1)  # a trace's folder is named by the second
+        enter(self, index)
 
-    monkeypatch.setattr(loader.Loader, "__iter__", requests)
+    monkeypatch.setattr(pretraining._Pretraining, "enter", requests)
     pretraining.pretrain(config, tmp_path)
     assert len(list(tmp_path.glob("profile/plugins/profile/*/*.xplane.pb"))) == 2
     out = capfd.readouterr().out
