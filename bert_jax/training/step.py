@@ -305,13 +305,13 @@ class WholeParameters:
     Attributes:
       shardings: shardings of the parameters, a tree like them.
       dtype: the dtype that layers compute in, which their kernels are gathered in.
-      most: the most parameters, with a teacher's, that a device takes whole where a mesh splits them. Each takes 2 to 4
-        bytes, and 4 for its gradient: by default at most 4 GiB, of the 16 of the smallest chips.
+      limit: the most parameters, with a teacher's, that a device takes whole where a mesh splits them. Each takes 2 to
+        4 bytes, and 4 for its gradient: by default at most 4 GiB, of the 16 of the smallest chips.
     """
 
     shardings: Mapping
     dtype: jnp.dtype
-    most: int = 1 << 29
+    limit: int = 1 << 29
 
     def gather(self, params: Mapping) -> Mapping:
         """Returns all parameters, of a device's parts of them, inside a shard_map; kernels in the compute dtype."""
@@ -385,7 +385,7 @@ def _add_up_alone(mesh, rows, microbatches, whole, arguments):
     shards = sharding.num_shards(mesh, BATCH_AXES)
     if shards == 1 or mesh.size > shards or rows % (shards * microbatches):
         return False
-    return mesh.shape["fsdp"] == 1 or sum(leaf.size for leaf in jax.tree.leaves(arguments)) <= whole.most
+    return mesh.shape["fsdp"] == 1 or sum(leaf.size for leaf in jax.tree.leaves(arguments)) <= whole.limit
 
 
 def _gathered(leaf, place):

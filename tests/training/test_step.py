@@ -131,7 +131,7 @@ def test_devices_exchange_parameters_and_gradients_once(monkeypatch):
     assert {"2x16x16xbf16", "2x16x32xbf16", "2x32x16xbf16", f"{VOCAB}x16xf32"} <= set(gathered)
     assert not [shape for shape in gathered if shape.startswith("2x") and shape.endswith("f32")]
     assert _collectives_of_step((2, 1, 2))[1]["all-reduce"]
-    monkeypatch.setattr(step_lib, "WholeParameters", functools.partial(step_lib.WholeParameters, most=1000))
+    monkeypatch.setattr(step_lib, "WholeParameters", functools.partial(step_lib.WholeParameters, limit=1000))
     assert _collectives_of_step((2, 2, 1))[1]["all-reduce"]
 
 
