@@ -401,7 +401,9 @@ def _reduced(gradient, place):
 
 
 def _split_axis(place):
-    """Returns the axis of an array that a sharding splits over fsdp; None for none."""
+    """Returns the axis of an array that a sharding splits over fsdp, inside a shard_map; None for none."""
+    if jax.lax.axis_size("fsdp") == 1:
+        return None
     return next((i for i, axes in enumerate(place.spec) if axes == "fsdp" or axes and "fsdp" in axes), None)
 
 
