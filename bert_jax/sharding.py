@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from bert_jax.config.mesh import AXES, BATCH_AXES
 from bert_jax.errors import UserError
-from bert_jax.model.layouts import LAYOUTS, num_shards
+from bert_jax.model.layouts import num_shards
 from bert_jax.model.parameters import path_name as path_name
 from bert_jax.model.stack import STACKED
 from bert_jax.processes import private_jax
@@ -28,13 +28,13 @@ RULES = (
     (r"embeddings/(position|token_type)/embedding", P(None, ("fsdp", "tensor"))),
     (r"(encoder/relative|mask_decoder/position)/embedding", P(None, ("fsdp", "tensor"))),
     (r"embeddings/projection/kernel", P(None, "fsdp")),
-    (r"attention/(position_)?(query|key|value)/kernel", LAYOUTS["outputs"]),
+    (r"attention/(position_)?(query|key|value)/kernel", P("fsdp", "tensor")),
     (r"attention/(position_)?(query|key|value)/bias", P("tensor")),
-    (r"attention/output/kernel", LAYOUTS["inputs"]),
-    (r"mlp/(up|gate)/kernel", LAYOUTS["outputs"]),
+    (r"attention/output/kernel", P("tensor", "fsdp")),
+    (r"mlp/(up|gate)/kernel", P("fsdp", "tensor")),
     (r"mlp/(up|gate)/bias", P("tensor")),
     (r"conv/(kernel|bias)", P()),
-    (r"mlp/down/kernel", LAYOUTS["inputs"]),
+    (r"mlp/down/kernel", P("tensor", "fsdp")),
     (r"(pooler/dense|mlm/transform|next_sentence|sentence_order|replaced/(dense|output))/kernel", P("fsdp", None)),
     (r"(attention/output|mlp/down|embeddings/projection)/bias", P()),
     (r"(pooler/dense|mlm/transform|next_sentence|sentence_order|replaced/(dense|output))/bias", P()),

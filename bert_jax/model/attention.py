@@ -61,23 +61,17 @@ class SelfAttention(nnx.Module):
         queries, keys = spec.num_heads * spec.head_size, spec.num_kv_heads * spec.head_size
         linear = functools.partial(Linear, stddev=stddev, initializer=spec.initializer, rngs=rngs)
         bias, key_bias = spec.attention_bias, spec.attention_bias and spec.key_bias
-        self.query = linear(size, queries, bias=bias, layout="outputs")
-        self.key = linear(size, keys, bias=key_bias, layout="outputs")
-        self.value = linear(size, keys, bias=bias, layout="outputs")
+        self.query = linear(size, queries, bias=bias)
+        self.key = linear(size, keys, bias=key_bias)
+        self.value = linear(size, keys, bias=bias)
         self.output = Linear(
-            queries,
-            size,
-            stddev=spec.output_stddev,
-            bias=bias,
-            initializer=spec.initializer,
-            layout="inputs",
-            rngs=rngs,
+            queries, size, stddev=spec.output_stddev, bias=bias, initializer=spec.initializer, rngs=rngs
         )
         own_projections = spec.has_relative_positions and not spec.relative_shared
         if own_projections and "c2p" in spec.relative_terms:
-            self.position_key = linear(size, keys, bias=key_bias, layout="outputs")
+            self.position_key = linear(size, keys, bias=key_bias)
         if own_projections and "p2c" in spec.relative_terms:
-            self.position_query = linear(size, queries, bias=bias, layout="outputs")
+            self.position_query = linear(size, queries, bias=bias)
         self.spec = spec
 
     def __call__(

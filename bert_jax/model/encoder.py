@@ -105,12 +105,11 @@ class MLP(nnx.Module):
     """
 
     def __init__(self, spec: Spec, *, rngs: Keys):
-        size, units, stddev = spec.hidden_size, spec.intermediate_size, spec.initializer_range
-        linear = functools.partial(Linear, bias=spec.mlp_bias, initializer=spec.initializer, rngs=rngs)
-        self.up = linear(size, units, stddev=stddev, layout="outputs")
-        self.down = linear(units, size, stddev=spec.output_stddev, layout="inputs")
+        size, units, stddev, bias = spec.hidden_size, spec.intermediate_size, spec.initializer_range, spec.mlp_bias
+        self.up = Linear(size, units, stddev=stddev, bias=bias, initializer=spec.initializer, rngs=rngs)
+        self.down = Linear(units, size, stddev=spec.output_stddev, bias=bias, initializer=spec.initializer, rngs=rngs)
         if spec.mlp == "gated":
-            self.gate = linear(size, units, stddev=stddev, layout="outputs")
+            self.gate = Linear(size, units, stddev=stddev, bias=bias, initializer=spec.initializer, rngs=rngs)
         self.activation, self.gated = ACTIVATIONS[spec.activation], spec.mlp == "gated"
 
     def __call__(self, hidden: jax.Array) -> jax.Array:

@@ -1,6 +1,5 @@
 """Defines the parts of a layer: linear maps, embeddings, norms, a convolution, activations."""
 
-import functools
 import math
 
 import jax
@@ -10,7 +9,7 @@ from flax import nnx
 from bert_jax import _moved
 from bert_jax.config.keys import MODEL
 from bert_jax.model.dropout import dropout
-from bert_jax.model.layouts import constrain, scatter
+from bert_jax.model.layouts import constrain
 from bert_jax.model.spec import Spec
 
 
@@ -34,8 +33,7 @@ class Keys:
 class Linear(nnx.Module):
     """Computes x @ kernel + bias in the dtype of x.
 
-    Parameters: kernel [inputs, outputs] and, unless built with bias=False, bias [outputs]. `layout` names the entry of
-    layouts.LAYOUTS that the kernel is stored in, where the kernel's gradient is summed layer by layer.
+    Parameters: kernel [inputs, outputs] and, unless built with bias=False, bias [outputs].
     """
 
     def __init__(
@@ -47,12 +45,11 @@ class Linear(nnx.Module):
         rngs: Keys,
         bias: bool = True,
         initializer: str = MODEL["initializer"].default,
-        layout: str | None = None,
     ):
         self.kernel = nnx.Param(INITIALIZERS[initializer](rngs.params(), (inputs, outputs), stddev))
         if bias:
             self.bias = nnx.Param(jnp.zeros((outputs,)))
-        self.biased, self.layout = bias, layout
+        self.biased = bias
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., inputs] to [..., outputs]."""
@@ -61,7 +58,7 @@ class Linear(nnx.Module):
 
     def unbiased(self, x: jax.Array) -> jax.Array:
         """Maps [..., inputs] to [..., outputs] without adding the bias."""
-        return project(x, self.kernel[...].astype(x.dtype), self.layout)
+        return project(x, self.kernel[...].astype(x.dtype))
 
 
 @_moved.renamed_members(place="layout")
@@ -201,19 +198,13 @@ def _add_bias_backward(_, gradient):
 add_bias.defvjp(lambda x, bias: (add_bias(x, bias), None), _add_bias_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def project(x: jax.Array, kernel: jax.Array, layout: str | None = None) -> jax.Array:
-    """Returns x [..., inputs] @ kernel [inputs, outputs].
-
-    Args:
-      x: [..., inputs].
-      kernel: [inputs, outputs].
-      layout: the entry of layouts.LAYOUTS that the kernel's gradient is scattered to; None for no other than it has.
-    """
+@jax.custom_vjp
+def project(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Returns x [..., inputs] @ kernel [inputs, outputs]."""
     return x @ kernel
 
 
-def _project_backward(layout, saved, gradient):
+def _project_backward(saved, gradient):
     x, kernel = saved
     rows, gradient_rows = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
     # XLA on CPU copies the left operand transposed and recomputes in the copy whatever was fused into it: put the
@@ -222,10 +213,10 @@ def _project_backward(layout, saved, gradient):
         kernel_gradient = jax.lax.dot_general(rows, gradient_rows, (((0,), (0,)), ((), ())))
     else:
         kernel_gradient = jax.lax.dot_general(gradient_rows, rows, (((0,), (0,)), ((), ()))).T
-    return gradient @ kernel.T, scatter(kernel_gradient, layout)
+    return gradient @ kernel.T, kernel_gradient
 
 
-project.defvjp(lambda x, kernel, layout: (x @ kernel, (x, kernel)), _project_backward)
+project.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _project_backward)
 
 
 @jax.custom_vjp

@@ -19,10 +19,6 @@ LAYOUTS = {
     "vocabulary": P("tensor"),  # [vocabulary, hidden]
     "vocabulary_gradient": P("tensor"),  # the same, as the decoder's products give it
     "table": P(),  # [rows, hidden] of positions and segments: few rows
-    # Kernels [inputs, outputs], and each device's part of their gradients: the tensor axis splits the outputs (of
-    # queries, keys, values, MLP units) or the inputs (heads, units), fsdp the rest.
-    "outputs": P("fsdp", "tensor"),
-    "inputs": P("tensor", "fsdp"),
 }
 
 
@@ -43,22 +39,6 @@ def constrain(x: jax.Array, layout: str) -> jax.Array:
         # The table itself is then split over its other dimension (see sharding.RULES), and is gathered first.
         x = jax.lax.with_sharding_constraint(x, LAYOUTS["table"])
     return jax.lax.with_sharding_constraint(x, LAYOUTS[layout])
-
-
-def scatter(gradient: jax.Array, layout: str | None) -> jax.Array:
-    """Returns a kernel's gradient in the layout LAYOUTS[layout], where a mesh splits parameters over fsdp.
-
-    Said where the product gives the gradient, the devices' sums are scattered. Left to the compiler, each device of a
-    TPU adds up the whole gradient of a layer in a loop and drops all but its part.
-
-    Args:
-      gradient: [inputs, outputs].
-      layout: a key of LAYOUTS; None returns the gradient as it is.
-    """
-    mesh = active_mesh()
-    if layout is None or mesh is None or mesh.shape["fsdp"] == 1:
-        return gradient
-    return jax.lax.with_sharding_constraint(gradient, LAYOUTS[layout])
 
 
 def active_mesh() -> AbstractMesh | None:
