@@ -131,6 +131,21 @@ def unstack_layers(tree):
     return jax.tree.map(single, tree, is_leaf=_is_stack)
 
 
+def cast_layers(params: Mapping, dtype: jnp.dtype) -> dict:
+    """Returns parameters with the layers' kernels in a dtype, as each layer reads them if it is the compute dtype.
+
+    Args:
+      params: a tree of parameters, of single layers or stacked ones.
+      dtype: the dtype.
+    """
+
+    def cast(path, leaf):
+        names = [entry.key for entry in path]
+        return leaf.astype(dtype) if "layers" in names and leaf.ndim > 1 + (STACKED in names) else leaf
+
+    return jax.tree_util.tree_map_with_path(cast, params)
+
+
 def _is_layers(node):
     return isinstance(node, Mapping) and "0" in node and STACKED not in node
 

@@ -25,7 +25,7 @@ from bert_jax.model.dropout import hash_bits
 from bert_jax.objectives.language_modeling import LanguageModeling, activation_squares, cross_entropy
 
 _GENERATOR = "generator"
-_SAMPLES = 0x73616D70  # folded into a step's key; no microbatch has this number
+_SAMPLES = 0x73616D70  # folded into a step's key
 _FIXED_SEED = (0x243F6A88, 0x85A308D3)  # seeds the samples where no step is known, as in evaluation
 
 

@@ -32,20 +32,15 @@ def norms_step(learner: step_lib.Learner) -> jax.stages.Wrapped:
     replaced-token detection the layers are the discriminator's, and grad_norm/generator covers the generator's own
     parameters. A teacher's parameters are the last argument, as of the training step.
     """
-    objective, mesh, spec = learner.objective, learner.mesh, learner.model.spec
+    mesh, spec = learner.mesh, learner.model.spec
 
     def norms(params, batch, step, key, teacher_params=None):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             return norms_on_mesh(params, batch, jax.random.fold_in(key, step), teacher_params)
 
     def norms_on_mesh(params, batch, step_key, teacher_params):
-        counts = objective.counts(batch)
-
-        def loss_of(params, rows, key):
-            sums = objective.sums(params, rows, key, step_key=step_key, teacher=teacher_params, activations=True)
-            return objective.mean_loss(sums, counts), sums
-
-        gradient, sums = step_lib.gradient_and_sums(loss_of, params, batch, step_key, learner.microbatches)
+        counts = learner.objective.counts(batch)
+        gradient, sums = learner.gradient_and_sums(params, batch, step_key, counts, teacher_params, activations=True)
         numbers = (batch["attention_mask"] != 0).sum().astype(jnp.float32) * spec.hidden_size
         gradients = {
             f"grad_norm/{name}": optax.tree.norm(part) for name, part in _parts(unstack_layers(gradient)).items()

@@ -20,9 +20,11 @@ from bert_jax import model as model_lib
 from bert_jax import objectives as objective_lib
 from bert_jax import sharding
 from bert_jax.config.keys import SCHEDULE
+from bert_jax.config.mesh import BATCH_AXES
 from bert_jax.config.run_phases import in_phase, phases
 from bert_jax.model import Model, stack_layers, unstack_layers
 from bert_jax.model.layouts import active_mesh
+from bert_jax.model.stack import cast_layers
 from bert_jax.objectives import Objective
 from bert_jax.training import compiler, throughput
 from bert_jax.training.optimizer import make_optimizer, run_schedule, setting
@@ -120,12 +122,8 @@ class Learner:
             counts = objective.counts(batch)
             step_key = jax.random.fold_in(key, step)
 
-            def loss_of(params, rows, key, counts, step_key, teacher_params):
-                sums = objective.sums(params, rows, key, step_key=step_key, teacher=teacher_params)
-                return objective.mean_loss(sums, counts), sums
-
-            params, others = state["params"], (counts, step_key, teacher_params)
-            grads, sums = gradient_and_sums(loss_of, params, batch, step_key, self.microbatches, others, True)
+            params = state["params"]
+            grads, sums = self.gradient_and_sums(params, batch, step_key, counts, teacher_params)
             updates, opt_state = self.optimizer.update(grads, state["opt_state"], params)
             grad_norm = optax.tree.norm(grads)
             loss = objective.mean_loss(sums, counts)
@@ -153,6 +151,30 @@ class Learner:
             compiler_options=compiler.options_for(self.mesh),
             donate_argnums=0,
         )
+
+    def gradient_and_sums(
+        self, params: Mapping, batch: Mapping, step_key: jax.Array, counts: dict, teacher_params, activations=False
+    ) -> tuple[Mapping, dict]:
+        """Returns the gradient of a step's mean loss and the objective's sums over the batch.
+
+        Args:
+          params: the parameters.
+          batch: arrays [batch, ...].
+          step_key: PRNG key of the step, a scalar.
+          counts: the objective's counts of the batch.
+          teacher_params: the teacher's parameters; None without a teacher.
+          activations: whether the sums include those of squared hidden states.
+        """
+
+        def loss_of(params, rows, key, counts, step_key, teacher_params):
+            sums = self.objective.sums(
+                params, rows, key, step_key=step_key, teacher=teacher_params, activations=activations
+            )
+            return self.objective.mean_loss(sums, counts), sums
+
+        whole = WholeParameters(self.state_shardings["params"], jnp.dtype(self.model.spec.dtype))
+        others = (counts, step_key, teacher_params)
+        return gradient_and_sums(loss_of, params, batch, step_key, self.microbatches, others, whole)
 
     @property
     def teacher_shardings(self) -> tuple[None, ...]:
@@ -276,6 +298,32 @@ def dropout_key(config) -> jax.Array:
     return keys(config.seed)[1]
 
 
+@dataclasses.dataclass(frozen=True)
+class WholeParameters:
+    """Says how each device of a mesh can take all parameters, and leave its part of their gradients.
+
+    Attributes:
+      shardings: shardings of the parameters, a tree like them.
+      dtype: the dtype that layers compute in, which their kernels are gathered in.
+      limit: the most parameters, with a teacher's, that a device takes whole where a mesh splits them. Each takes 2 to
+        4 bytes, and 4 for its gradient: by default at most 4 GiB, of the 16 of the smallest chips.
+    """
+
+    shardings: Mapping
+    dtype: jnp.dtype
+    limit: int = 1 << 29
+
+    def gather(self, params: Mapping) -> Mapping:
+        """Returns all parameters, of a device's parts of them, inside a shard_map; kernels in the compute dtype."""
+        if jax.lax.axis_size("fsdp") == 1:
+            return params
+        return jax.tree.map(_gathered, cast_layers(params, self.dtype), self.shardings)
+
+    def reduce(self, gradients: Mapping) -> dict:
+        """Returns a device's part of the sum of all devices' gradients, each of all parameters."""
+        return jax.tree.map(_reduced, gradients, self.shardings)
+
+
 def gradient_and_sums(
     loss_of: Callable,
     params: Mapping,
@@ -283,7 +331,7 @@ def gradient_and_sums(
     key: jax.Array,
     microbatches: int,
     others: tuple = (),
-    reduce_once: bool = False,
+    whole: WholeParameters | None = None,
 ):
     """Returns the gradient of a loss over a batch and what else `loss_of` sums, computed in microbatches.
 
@@ -294,24 +342,33 @@ def gradient_and_sums(
       key: dropout key.
       microbatches: number of parts, of which one is in memory at a time; 0 is 1.
       others: further arguments of `loss_of`, trees of arrays that every device has.
-      reduce_once: whether, on a mesh that splits nothing but the batch, each device adds up the gradients of its own
-        rows, and the devices' sums are added after the last part, instead of after each. `loss_of` is then called with
-        each device's rows and their row_numbers, see `Model.apply`, and must treat rows alike otherwise.
+      whole: lets each device of a mesh add up the gradients of its own rows, so that the devices' sums are added after
+        the last part, once, instead of after each. It does so unless the mesh has a tensor axis, rows do not divide,
+        or the parameters are split and more than `whole` allows. The rows that `loss_of` is called with then have
+        row_numbers, see `Model.apply`, by which parts drop what the whole batch would. None for a loss that knows no
+        row numbers: each part has a key of its own, and all devices compute it together.
     """
     gradient = jax.grad(loss_of, has_aux=True)
     if microbatches <= 1:
         return gradient(params, batch, key, *others)
     mesh, rows = active_mesh(), len(next(iter(batch.values())))
-    shards = 1 if mesh is None else mesh.shape["data"]
-    if not reduce_once or mesh is None or shards == 1 or mesh.size > shards or rows % (shards * microbatches):
+    if whole is None:
         return _accumulated(gradient, params, batch, key, microbatches, others)
+    if mesh is None or not _add_up_alone(mesh, rows, microbatches, whole, (params, others)):
+        return _accumulated(gradient, params, batch, key, microbatches, others, first=0)
+    rows_of_device = rows // sharding.num_shards(mesh, BATCH_AXES)
 
     def own(params, batch, key, others):
-        first = jax.lax.axis_index("data") * (rows // shards // microbatches)  # its own rows stand there in each part
-        return jax.lax.psum(_accumulated(gradient, params, batch, key, microbatches, others, first), "data")
+        def gradient_of(gathered, *arguments):  # float32 again, so that gradients are too
+            return gradient(jax.tree.map(lambda leaf, own: leaf.astype(own.dtype), gathered, params), *arguments)
 
-    exchanged = jax.shard_map(own, in_specs=(P(), P("data"), P(), P()), out_specs=P(), check_vma=False)
-    return exchanged(params, batch, key, others)
+        first = jax.lax.axis_index(BATCH_AXES) * rows_of_device
+        gradients, sums = _accumulated(gradient_of, whole.gather(params), batch, key, microbatches, others, first)
+        return whole.reduce(gradients), jax.lax.psum(sums, BATCH_AXES)
+
+    layouts = jax.tree.map(lambda place: place.spec, whole.shardings)
+    in_specs = (layouts, P(BATCH_AXES), P(), P())
+    return jax.shard_map(own, in_specs=in_specs, out_specs=(layouts, P()), check_vma=False)(params, batch, key, others)
 
 
 def keys(seed: int) -> jax.Array:
@@ -323,10 +380,37 @@ def _placed(leaf, layout):
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout)
 
 
+def _add_up_alone(mesh, rows, microbatches, whole, arguments):
+    """Returns whether each device adds up the gradients of its own rows, see `gradient_and_sums`."""
+    shards = sharding.num_shards(mesh, BATCH_AXES)
+    if shards == 1 or mesh.size > shards or rows % (shards * microbatches):
+        return False
+    return mesh.shape["fsdp"] == 1 or sum(leaf.size for leaf in jax.tree.leaves(arguments)) <= whole.limit
+
+
+def _gathered(leaf, place):
+    axis = _split_axis(place)
+    return leaf if axis is None else jax.lax.all_gather(leaf, "fsdp", axis=axis, tiled=True)
+
+
+def _reduced(gradient, place):
+    axis = _split_axis(place)
+    if axis is None:
+        return jax.lax.psum(gradient, BATCH_AXES)
+    return jax.lax.psum(jax.lax.psum_scatter(gradient, "fsdp", scatter_dimension=axis, tiled=True), "data")
+
+
+def _split_axis(place):
+    """Returns the axis of an array that a sharding splits over fsdp, inside a shard_map; None for none."""
+    if jax.lax.axis_size("fsdp") == 1:
+        return None
+    return next((i for i, axes in enumerate(place.spec) if axes == "fsdp" or axes and "fsdp" in axes), None)
+
+
 def _accumulated(gradient, params, batch, key, microbatches, others, first=None):
     """Sums gradients and metrics over `microbatches` parts of the batch, with one part in memory at a time.
 
-    `first`: number of the first row of each part in the whole part, where the batch is one device's; else None.
+    `first`: number of the batch's first row among those of all devices; None for a loss that knows no row numbers.
     """
 
     def parts(rows):
@@ -335,11 +419,13 @@ def _accumulated(gradient, params, batch, key, microbatches, others, first=None)
 
     def add(total, part):
         index, rows = part
-        if first is not None:
-            rows = rows | {"row_numbers": first + jnp.arange(len(next(iter(rows.values()))), dtype=jnp.int32)}
-        return jax.tree.map(jnp.add, total, gradient(params, rows, jax.random.fold_in(key, index), *others)), None
+        if first is None:
+            return jax.tree.map(jnp.add, total, gradient(params, rows, jax.random.fold_in(key, index), *others)), None
+        places = jnp.arange(len(next(iter(rows.values()))), dtype=jnp.int32)
+        rows = rows | {"row_numbers": first + index + microbatches * places}
+        return jax.tree.map(jnp.add, total, gradient(params, rows, key, *others)), None
 
-    split = (jnp.arange(microbatches), jax.tree.map(parts, batch))
+    split = (jnp.arange(microbatches, dtype=jnp.int32), jax.tree.map(parts, batch))
     shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda rows: rows[0], split[1]), key, *others)
     zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
     return jax.lax.scan(add, zeros, split)[0]

@@ -50,6 +50,18 @@ def test_gradients_are_reduced_over_all_chips(compiled):
     assert step.memory.parameters / 2 <= held <= step.memory.parameters + 4096  # in bfloat16 or float32
 
 
+@pytest.mark.full
+def test_gradients_of_split_kernels_are_scattered_layer_by_layer(config, libtpu):
+    config.model.update(num_layers=3, scan_layers=True, attention_kernel="xla")
+    config.mesh.update(data=1, fsdp=4)
+    (phase,) = config_lib.phases(config)
+    compiled = compilation.compile_phase(config, chips.parse("v5e:2x2"), phase)
+    kernel = 128 * 128 * 2  # bytes in bfloat16
+    scattered = [each for each in compiled.collectives if each.kind == "reduce-scatter"]
+    assert sum(each.count * each.bytes for each in scattered) >= 3 * 6 * kernel
+    assert all(each.count < 3 or each.bytes < kernel for each in compiled.collectives if each.kind == "all-reduce")
+
+
 def test_what_does_not_fit_is_told_with_what_makes_it_fit(compiled):
     config, step, _ = compiled
     topology = chips.parse("v5e:2x2")

@@ -14,14 +14,15 @@ from bert_jax.training import step as step_lib
 ALONE = [(8, 1, 1), (1, 8, 1)]  # data, fsdp, tensor: one axis of each mesh splits anything
 MESHES = [*(pytest.param(sizes, marks=pytest.mark.full) for sizes in ALONE), (1, 4, 2), (2, 2, 2)]
 STEPS = 20
+PARTS = [(sizes, parts) for sizes in ((1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 4, 1), (1, 4, 2)) for parts in (1, 2, 4)]
 
 
-def make_config():
+def make_config(dropout=0.0, microbatches=1):
     config = config_lib.base()
     config.model.update(hidden_size=32, num_layers=2, num_heads=2, intermediate_size=64, max_positions=18)
-    config.model.update(hidden_dropout=0.0, attention_dropout=0.0, dtype="float32")
+    config.model.update(hidden_dropout=dropout, attention_dropout=dropout, dtype="float32")
     config.optimizer.update(learning_rate=1e-3, warmup_steps=2)
-    config.train.num_steps = STEPS
+    config.train.update(num_steps=STEPS, microbatches=microbatches)
     return config
 
 
@@ -47,9 +48,9 @@ def initial_state(vocab_size):
 
 
 @functools.cache
-def trained(sizes, vocab_size, steps):
+def trained(sizes, vocab_size, steps, rows=16, dropout=0.0, microbatches=1):
     """Returns (losses, the first step's gradients as AdamW's first moments hold them, parameters at the end)."""
-    config = make_config()
+    config = make_config(dropout, microbatches)
     devices = jax.devices()[: np.prod(sizes)]
     mesh = sharding.make_mesh(dict(zip(sharding.AXES, sizes, strict=True)), devices)
     model = model_lib.build(config.model, vocab_size)
@@ -58,7 +59,7 @@ def trained(sizes, vocab_size, steps):
     rng = np.random.default_rng(0)
     losses, gradients = [], None
     for step in range(steps):
-        batch = sharding.put_rows(make_batch(rng, vocab_size), mesh)
+        batch = sharding.put_rows(make_batch(rng, vocab_size, rows), mesh)
         state, metrics = train_step(state, batch, np.int32(step), step_lib.dropout_key(config))
         losses.append(float(metrics["loss"]))
         if step == 0:
@@ -70,10 +71,10 @@ def trained(sizes, vocab_size, steps):
     return np.array(losses), gradients, jax.tree.map(np.asarray, state["params"])
 
 
-def assert_as_on_one_device(sizes, vocab_size, steps):
+def assert_as_on_one_device(sizes, vocab_size, steps, rows=16, dropout=0.0, microbatches=1):
     assert jax.device_count() == 8
-    losses, gradients, params = trained(sizes, vocab_size, steps)
-    expected, expected_gradients, expected_params = trained((1, 1, 1), vocab_size, steps)
+    losses, gradients, params = trained(sizes, vocab_size, steps, rows, dropout, microbatches)
+    expected, expected_gradients, expected_params = trained((1, 1, 1), vocab_size, steps, rows, dropout)
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
     assert len(gradients) == len(jax.tree.leaves(params)) and expected[0] != expected[-1]
     for name, gradient in gradients.items():
@@ -88,6 +89,12 @@ def assert_as_on_one_device(sizes, vocab_size, steps):
 def test_losses_and_gradients(sizes):
     """With a vocabulary and a table of positions that neither fsdp nor tensor divides."""
     assert_as_on_one_device(sizes, 61, STEPS)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("sizes", "microbatches"), PARTS[1:])
+def test_parts_of_a_batch_on_any_mesh_drop_the_same(sizes, microbatches):
+    assert_as_on_one_device(sizes, 61, STEPS, 32, 0.1, microbatches)
 
 
 @pytest.mark.full

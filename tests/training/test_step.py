@@ -1,5 +1,6 @@
 """One step: the same whatever the mesh, the microbatches and the way the layers run (P4)."""
 
+import collections
 import functools
 import re
 
@@ -91,32 +92,47 @@ def test_microbatches_and_shards_change_nothing_without_dropout(mesh_sizes, micr
     assert_same(run(make_config(0.0, microbatches, scan_layers), mesh_sizes), reference(0.0))
 
 
-_OTHERS = [pytest.param(sizes, rows, marks=pytest.mark.full) for sizes, rows in (((2, 2, 2), 16), ((8, 1, 1), 24))]
+_MORE = (((2, 2, 2), 16, 2), ((8, 1, 1), 24, 2), ((8, 1, 1), 16, 2), ((1, 8, 1), 32, 4), ((2, 4, 1), 24, 2))
+_OTHERS = [pytest.param(*case, marks=pytest.mark.full) for case in _MORE]
 
 
-@pytest.mark.parametrize(("mesh_sizes", "rows"), [((8, 1, 1), 16), *_OTHERS])
-def test_microbatches_of_any_mesh_drop_the_same(mesh_sizes, rows):
+@pytest.mark.parametrize(("mesh_sizes", "rows", "microbatches"), [((2, 4, 1), 16, 2), ((1, 1, 1), 16, 4), *_OTHERS])
+def test_microbatches_of_any_mesh_drop_what_the_whole_batch_would(mesh_sizes, rows, microbatches):
     """Each device's gradients are added up by themselves, or, where rows do not divide, with the others'."""
     batch = {name: np.concatenate([array, array[::-1]])[:rows] for name, array in make_batch().items()}
-    assert_same(run(make_config(0.3, 2), mesh_sizes, batch=batch), run(make_config(0.3, 2), batch=batch))
+    assert_same(run(make_config(0.3, microbatches), mesh_sizes, batch=batch), run(make_config(0.3), batch=batch))
+
+
+def _collectives_of_step(sizes, dtype="float32"):
+    """Returns (lowered step of four microbatches, collectives in its loops, those of the whole step), by kind."""
+    config = make_config(0.1, 4, scan_layers=True)
+    config.model.dtype = dtype
+    model = model_lib.build(config.model, VOCAB, next_sentence=True)
+    mesh = sharding.make_mesh(dict(zip(sharding.AXES, sizes, strict=True)), jax.devices()[:4])
+    state = step_lib.abstract_state(config, model, mesh, 10)
+    arguments = make_batch(), np.int32(0), step_lib.dropout_key(config)
+    lowered = step_lib.make_train_step(config, model, mesh, 10).lower(state, *arguments)
+    text = lowered.compile().as_text()
+    bodies = re.split(r"\n(?=%|ENTRY )", text)
+    loops = [body for body in bodies if body.startswith("%") and "region" in body.split("(")[0]]
+    collective = r" (all-reduce|all-gather|reduce-scatter)(?:-start)?\("
+    in_loops = collections.Counter(kind for body in loops for kind in re.findall(collective, body))
+    return lowered, in_loops, collections.Counter(re.findall(collective, text))
 
 
 @pytest.mark.more
-def test_devices_exchange_gradients_once():
-    """The loop over microbatches has no collective in it where a mesh splits nothing but the batch."""
-    config = make_config(0.1, 4)
-    model = model_lib.build(config.model, VOCAB, next_sentence=True)
-    reduced = {}
-    for name, sizes in {"data": (4, 1, 1), "fsdp": (2, 2, 1)}.items():
-        mesh = sharding.make_mesh(dict(zip(sharding.AXES, sizes, strict=True)), jax.devices()[:4])
-        state = step_lib.abstract_state(config, model, mesh, 10)
-        arguments = make_batch(), np.int32(0), step_lib.dropout_key(config)
-        text = step_lib.make_train_step(config, model, mesh, 10).lower(state, *arguments).compile().as_text()
-        bodies = re.split(r"\n(?=%|ENTRY )", text)
-        loops = [body for body in bodies if body.startswith("%") and "region" in body.split("(")[0]]
-        reduced[name] = sum(len(re.findall(r" all-reduce(?:-start)?\(", body)) for body in loops)
-        assert " all-reduce" in text
-    assert reduced["data"] == 0 < reduced["fsdp"]
+def test_devices_exchange_parameters_and_gradients_once(monkeypatch):
+    """The loop over microbatches has no collective in it where a mesh has no tensor axis and devices take it whole."""
+    _, in_loops, collectives = _collectives_of_step((4, 1, 1))
+    assert not in_loops and set(collectives) == {"all-reduce"}
+    lowered, in_loops, collectives = _collectives_of_step((2, 2, 1), "bfloat16")
+    assert not in_loops and set(collectives) == {"all-reduce", "all-gather", "reduce-scatter"}
+    gathered = re.findall(r"all_gather.*-> tensor<(\w+)>", lowered.as_text())
+    assert {"2x16x16xbf16", "2x16x32xbf16", "2x32x16xbf16", f"{VOCAB}x16xf32"} <= set(gathered)
+    assert not [shape for shape in gathered if re.fullmatch(r"2x\d+x\d+xf32", shape)]
+    assert _collectives_of_step((2, 1, 2))[1]["all-reduce"]
+    monkeypatch.setattr(step_lib, "WholeParameters", functools.partial(step_lib.WholeParameters, limit=1000))
+    assert _collectives_of_step((2, 2, 1))[1]["all-reduce"]
 
 
 @pytest.mark.one_in(4)
