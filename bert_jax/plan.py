@@ -1,4 +1,4 @@
-"""Plans a recipe for a TPU slice or for GPUs without them: memory, collectives, bounds on speed, days, chip-hours.
+"""Plans a recipe for TPUs or GPUs without them: memory, collectives, bounds on speed, days and chip-hours.
 
     python -m bert_jax.plan --config=bert_base --topology=v5e:4x4 [--num_slices=2] [--json=FILE|-] [--config.KEY=...]
     python -m bert_jax.plan --config=bert_base --topology=h100:8 [--num_slices=MACHINES]

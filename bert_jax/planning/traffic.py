@@ -13,8 +13,9 @@ import numpy as np
 
 from bert_jax.planning.hlo import Instruction, Program
 
-_KERNEL = re.compile(r'custom_call_target="(tpu_custom_call|__gpu\$xla.gpu.triton)"')  # a Pallas kernel
+KERNEL = 'custom_call_target="tpu_custom_call"'  # a Pallas kernel for TPUs
 
+_GPU_KERNEL = 'custom_call_target="__gpu$xla.gpu.triton"'
 _KERNEL_FLOPS = re.compile(r'"cost_estimate":\{"flops":"(\d+)"')
 
 _NO_TRAFFIC = {
@@ -73,7 +74,7 @@ def _products(computation, instruction):
 
 
 def _is_kernel(instruction):
-    return instruction.opcode == "custom-call" and _KERNEL.search(instruction.attributes) is not None
+    return any(target in instruction.attributes for target in (KERNEL, _GPU_KERNEL))
 
 
 def moved(program: Program, computation: Mapping[str, Instruction], instruction: Instruction) -> int:
