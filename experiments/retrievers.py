@@ -44,9 +44,14 @@ SEEDS = (0, 1, 2)
 RATE_SEED = 100  # trains at every rate
 RATES = (3e-4, 1e-3, 3e-3)
 FEWER = (1e-3, 3e-3), SEEDS[0]  # rates, and the seed that trains at each, of parts that take hours
-WEAK_SENTENCES = 3  # anchors that a paragraph gives
 WEAK_RATE = 1e-3  # the first stage of squad, which one seed trains
-WEAK_EPOCHS = (1, 4)  # its epochs that are tried, one of which is chosen as rates are
+# Its arms, chosen among as rates are: epochs, the most anchors of a paragraph, how many paragraphs keep their anchor.
+WEAK = {
+    "weak pairs": (1, 3, 0.0),
+    "weak pairs, four epochs": (4, 3, 0.0),
+    "weak pairs, half kept": (1, 3, 0.5),
+    "weak pairs, half kept, more anchors": (1, 8, 0.5),
+}
 BATCHES = (32, 128, 512, 2048)
 WIDTHS = (128, 64, 32, 16)
 DEPTH = 100  # documents of a ranking, as measures need it
@@ -205,14 +210,13 @@ def squad(runner: Runner, data: pathlib.Path) -> None:
         f"--config.task.held_out={tune}", f"--config.data.sequence_length={PARAGRAPH}",
         "--config.train.num_epochs=5", "--config.train.eval_every=100000",
     ]  # fmt: skip
-    weak = ["--config=embedding/pairs", f"--config.task.train={_weak_pairs(runner, data)}", *flags,
-            "--config.data.batch_size=64"]  # fmt: skip
     stages = {}
-    for epochs in WEAK_EPOCHS:
-        arm = f"weak pairs x {epochs}"
+    for arm, (epochs, anchors, kept) in WEAK.items():
+        weak = ["--config=embedding/pairs", f"--config.task.train={_weak_pairs(runner, data, anchors, kept)}", *flags,
+                "--config.data.batch_size=64", f"--config.train.num_epochs={epochs}"]  # fmt: skip
 
-        def first_stage(arm=arm, epochs=epochs):
-            tune = runner.train("squad", arm, [*weak, f"--config.train.num_epochs={epochs}"], WEAK_RATE, SEEDS[0])
+        def first_stage(arm=arm, weak=weak):
+            tune = runner.train("squad", arm, weak, WEAK_RATE, SEEDS[0])
             return tune | {"test": retrieve(runner.folder("squad", arm, WEAK_RATE, SEEDS[0]), task)}
 
         stage = runner.result(first_stage, part="squad", arm=arm, rate=WEAK_RATE, seed=SEEDS[0])
@@ -385,13 +389,14 @@ def _paragraphs(runner, data):
     return Task(list(numbers), [question for _, question in pairs], [{numbers[text]: 1.0} for text, _ in pairs])
 
 
-def _weak_pairs(runner, data):
+def _weak_pairs(runner, data, anchors, kept):
     """Writes pairs without labels and returns their file: a sentence, and its paragraph without it.
 
     That is the inverse cloze task (Lee et al. 2019, section 4). The paragraphs are those of WikiText-2's training text
-    and of SQuAD's training articles that choose nothing.
+    and of SQuAD's training articles that choose nothing. `anchors` is the most sentences of a paragraph, and `kept` the
+    share of pairs whose paragraph keeps the sentence, which teaches to find what shares words (0.1 in the paper).
     """
-    path = runner.workdir / "squad_weak.jsonl"
+    path = runner.workdir / f"squad_weak_{anchors}_{kept:g}.jsonl"
     with gzip.open(data / "wikitext-2" / "train.txt.gz", "rt", encoding="utf-8") as file:
         paragraphs = [line.strip() for line in file if line.strip() and not line.startswith(" =")]
     squad_pairs = (json.loads(line) for line in (runner.workdir / "squad_train.jsonl").read_text("utf-8").splitlines())
@@ -404,8 +409,9 @@ def _weak_pairs(runner, data):
             long_enough = [i for i, sentence in enumerate(sentences) if len(sentence.split()) >= 5]
             if len(sentences) < 3:
                 continue
-            for i in chance.sample(long_enough, min(WEAK_SENTENCES, len(long_enough))):
-                yield {"anchor": sentences[i], "positive": " ".join(sentences[:i] + sentences[i + 1 :])}
+            for i in chance.sample(long_enough, min(anchors, len(long_enough))):
+                rest = sentences if kept and chance.random() < kept else sentences[:i] + sentences[i + 1 :]
+                yield {"anchor": sentences[i], "positive": " ".join(rest)}
 
     _write(path, records())
     return path
