@@ -7,6 +7,7 @@ import numpy as np
 
 from bert_jax.interop.families import FAMILIES
 from bert_jax.interop.families.family import TASKS
+from bert_jax.interop.families.roberta import Roberta
 
 _HEADS = ("Model", "ForMaskedLM", "ForTokenClassification", "ForQuestionAnswering")
 # (model_type, head, problem of sequence classification), in an order that never changes: a case's number is its seed.
@@ -69,7 +70,7 @@ def make_random(directory: pathlib.Path, seed: int, model_type: str, head: str, 
         "vocab_size": int(random.integers(40, 700)),
         "max_position_embeddings": int(random.integers(14, 80)),
     }
-    fairseq = FAMILIES[model_type].prefix == "roberta"
+    fairseq = isinstance(FAMILIES[model_type], Roberta)
     fixed = {"pad_token_id": int(fairseq)}
     fixed["num_labels"] = {"regression": 1, "": 2}.get(problem, int(random.integers(2, 7)))
     if model_type in _SWITCHES:

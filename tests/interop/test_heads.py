@@ -35,6 +35,8 @@ WHOLE = {
     "modernbert ForSequenceClassification": (dict(task="sequence_classification"), SEQUENCE),
     "eurobert ForSequenceClassification": (dict(task="sequence_classification"), SEQUENCE),
     "nomic_bert ForMaskedLM": (dict(language_model=True), LM),
+    "roberta-prelayernorm ForMaskedLM": (dict(language_model=True), LM),
+    "roberta-prelayernorm ForSequenceClassification": (dict(task="sequence_classification"), SEQUENCE),
 }
 ASKED = {LM: bert_jax.FillMask, SEQUENCE: bert_jax.Classifier, ANSWERS: bert_jax.QuestionAnswerer}
 
