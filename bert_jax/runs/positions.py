@@ -8,7 +8,7 @@ from bert_jax.errors import UserError
 from bert_jax.runs import workdir as workdir_lib
 
 # Their table has rows for padding in front.
-_OFFSET = ("roberta", "xlm-roberta", "camembert", "roberta-prelayernorm")
+_OFFSET = ("roberta", "xlm-roberta", "camembert", "roberta-prelayernorm", "xlm-roberta-xl")
 _OTHER_KEYS = ("nomic_bert",)
 
 

@@ -358,6 +358,7 @@ def test_the_head_of_fine_tuning_is_the_familys_own(make, model_type, task):
         ("modernbert", "token_classification", {"classifier_dropout": 0.2}, 0.2),
         ("eurobert", "sequence_classification", {}, 0.0),
         ("nomic_bert", "sequence_classification", {}, 0.0),
+        ("xlm-roberta-xl", "token_classification", {"classifier_dropout": 0.2}, 0.2),
         ("roberta-prelayernorm", "sequence_classification", {"hidden_dropout_prob": 0.3}, 0.3),
     ],
 )

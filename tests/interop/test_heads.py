@@ -36,6 +36,7 @@ WHOLE = {
     "eurobert ForSequenceClassification": (dict(task="sequence_classification"), SEQUENCE),
     "nomic_bert ForMaskedLM": (dict(language_model=True), LM),
     "roberta-prelayernorm ForMaskedLM": (dict(language_model=True), LM),
+    "xlm-roberta-xl ForQuestionAnswering": (dict(task="question_answering"), ANSWERS),
     "roberta-prelayernorm ForSequenceClassification": (dict(task="sequence_classification"), SEQUENCE),
 }
 ASKED = {LM: bert_jax.FillMask, SEQUENCE: bert_jax.Classifier, ANSWERS: bert_jax.QuestionAnswerer}

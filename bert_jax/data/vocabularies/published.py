@@ -38,6 +38,7 @@ CLASS_OF_MODEL_TYPE = {
     "eurobert": "TokenizersBackend",
     "nomic_bert": "BertTokenizer",
     "roberta-prelayernorm": "RobertaTokenizer",
+    "xlm-roberta-xl": "TokenizersBackend",
 }
 # Classes that take tokenizer.json as it is, and the models for which they do, whatever class the settings name.
 _GENERIC = ("PreTrainedTokenizer", "TokenizersBackend")
