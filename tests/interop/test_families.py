@@ -10,6 +10,7 @@ import pytest
 from bert_jax.errors import UserError
 from bert_jax.interop import formats, huggingface, model_config, tensors
 from bert_jax.interop.families import FAMILIES
+from bert_jax.interop.families.family import TASKS as ENDINGS
 from bert_jax.model import Task
 from bert_jax.model.spec import make_spec
 from experiments.parity import random_models
@@ -80,10 +81,10 @@ def made_like(make, model_type, second, head, **changes):
     pooler = heads.pop("pooler", False)
     if head == "sequence_classification":
         pooler = FAMILIES[model_type].head(head, 2, config, "config.json").pooling == "pooler"
-    ending = {"sequence_classification": "ForSequenceClassification", "question_answering": "ForQuestionAnswering",
-              "token_classification": "ForTokenClassification", "language_model": "ForMaskedLM",
-              "": "Model"}.get(head, "ForPreTraining" if len(head.split()) > 1 or "replaced" in head else "Model")  # fmt: skip # noqa: E501
-    config["architectures"] = [FAMILIES[model_type].class_prefix + ending]
+    endings = {task: ending for ending, task in ENDINGS.items()}
+    endings |= {names: ending for ending, names in FAMILIES[model_type].classes.items()}
+    held = frozenset(head.split()) if head != "pooler" else frozenset()
+    config["architectures"] = [FAMILIES[model_type].class_prefix + endings[task or held]]
     return make(model_type, task=task, pooler=pooler, only=True, **heads, **config)
 
 
@@ -333,7 +334,8 @@ def test_the_head_of_fine_tuning_is_the_familys_own(make, model_type, task):
     if task not in FAMILIES[model_type].tasks:
         return
     changes = sizes_of(model_type) | MADE.get(model_type, ({},))[0] | {"pad_token_id": int(model_type == "roberta")}
-    actual = huggingface.read(make(model_type, only=True, pooler=model_type in ("bert", "albert"), **changes).path)
+    pooler = model_type in ("bert", "albert", "megatron-bert")
+    actual = huggingface.read(make(model_type, only=True, pooler=pooler, **changes).path)
     head = formats.task_head(actual, task, 2, 0.25)
     assert head.dropout == 0.25
     pooler = head.pooling == "pooler" and task == "sequence_classification"
@@ -358,13 +360,14 @@ def test_the_head_of_fine_tuning_is_the_familys_own(make, model_type, task):
         ("modernbert", "token_classification", {"classifier_dropout": 0.2}, 0.2),
         ("eurobert", "sequence_classification", {}, 0.0),
         ("nomic_bert", "sequence_classification", {}, 0.0),
+        ("megatron-bert", "sequence_classification", {"hidden_dropout_prob": 0.3, "classifier_dropout": 0.4}, 0.3),
         ("xlm-roberta-xl", "token_classification", {"classifier_dropout": 0.2}, 0.2),
         ("roberta-prelayernorm", "sequence_classification", {"hidden_dropout_prob": 0.3}, 0.3),
     ],
 )
 def test_the_dropout_of_a_head_is_the_familys_own(make, model_type, task, said, expected):
     changes = sizes_of(model_type) | MADE.get(model_type, ({},))[0] | {"pad_token_id": 0} | said
-    pooler = model_type in ("bert", "albert", "nomic_bert")
+    pooler = model_type in ("bert", "albert", "nomic_bert", "megatron-bert")
     actual = huggingface.read(make(model_type, only=True, pooler=pooler, **changes).path)
     assert formats.task_head(actual, task, 2).dropout == expected
     assert formats.task_head(actual, task, 2, 0.35).dropout == 0.35

@@ -39,6 +39,7 @@ CLASS_OF_MODEL_TYPE = {
     "nomic_bert": "BertTokenizer",
     "roberta-prelayernorm": "RobertaTokenizer",
     "xlm-roberta-xl": "TokenizersBackend",
+    "megatron-bert": "BertTokenizer",
 }
 # Classes that take tokenizer.json as it is, and the models for which they do, whatever class the settings name.
 _GENERIC = ("PreTrainedTokenizer", "TokenizersBackend")
