@@ -103,7 +103,7 @@ def test_there_and_back(make, tmp_path, model_type, second, head):
     assert actual.family == model_type
     huggingface.write(actual, tmp_path / "out")
     written = tensors.read(tmp_path / "out")[0]
-    begin = f"{made.table.prefix}." if made.config["architectures"][0].endswith("Model") else " "
+    begin = f"{made.table.prefix}." if made.config["architectures"][0].endswith(("Model", "Encoder")) else " "
     expected = {name.removeprefix(begin): array for name, array in made.arrays.items()}
     assert written.keys() == expected.keys()
     assert all(written[name].tobytes() == array.tobytes() for name, array in expected.items())
@@ -292,6 +292,17 @@ def test_arrays_that_no_model_reads_are_passed_over(make):
     assert not huggingface.read(made.path).model.spec.language_model
 
 
+def test_the_head_of_a_decoder_is_left_out_of_its_encoder(make, capsys):
+    made = made_like(make, "bert-generation", 0, "")
+    made.write_config(architectures=["BertGenerationDecoder"])
+    made.write(made.arrays | {"lm_head.bias": np.zeros(17, np.float32)})
+    assert huggingface.read(made.path).model.spec == made.model.spec
+    assert "arrays of no module of this model are left out: lm_head.bias" in capsys.readouterr().err
+    made.write_config(is_decoder=True)
+    with pytest.raises(UserError, match="is_decoder True is not supported; expected False"):
+        huggingface.read(made.path)
+
+
 def test_a_spare_bias_of_an_untied_decoder_is_not_read(make, tmp_path):
     made = make(language_model=True, tie_word_embeddings=False)
     spare = made.arrays["cls.predictions.bias"] + 1
@@ -323,6 +334,17 @@ def test_a_family_without_a_class_for_a_task_refuses_it(make, tmp_path):
     head = formats.task_head(actual, "question_answering", 2, 0.0)
     spec = dataclasses.replace(actual.model.spec, task=head)
     with pytest.raises(UserError, match="config.task.name=question_answering, where it is one of sequence"):
+        huggingface.write(
+            dataclasses.replace(actual, model=dataclasses.replace(actual.model, spec=spec)), tmp_path / "o"
+        )
+
+
+def test_a_family_without_any_task_refuses_one(make, tmp_path):
+    actual = huggingface.read(made_like(make, "bert-generation", 0, "").path)
+    head = formats.task_head(actual, "token_classification", 2)
+    assert (head.pooling, head.dropout) == ("cls", 0.1)
+    spec = dataclasses.replace(actual.model.spec, task=head)
+    with pytest.raises(UserError, match="the nearest: config.task.name=token_classification; the model stays usable"):
         huggingface.write(
             dataclasses.replace(actual, model=dataclasses.replace(actual.model, spec=spec)), tmp_path / "o"
         )

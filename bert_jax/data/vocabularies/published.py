@@ -40,6 +40,7 @@ CLASS_OF_MODEL_TYPE = {
     "roberta-prelayernorm": "RobertaTokenizer",
     "xlm-roberta-xl": "TokenizersBackend",
     "megatron-bert": "BertTokenizer",
+    "bert-generation": "BertGenerationTokenizer",
 }
 # Classes that take tokenizer.json as it is, and the models for which they do, whatever class the settings name.
 _GENERIC = ("PreTrainedTokenizer", "TokenizersBackend")
