@@ -300,8 +300,8 @@ def _with_prefix(results, ours, model):
     for key in ("gradients", "after"):
         saved = _as_saved(model, results[key])
         results[key] = {weights.canonical_name(name, table): array for name, array in saved.items()}
-        for copy in table.tied.keys() & results[key].keys():
-            results[key].pop(copy)
+        for name in (table.tied.keys() | table.constants.keys()) & results[key].keys():
+            results[key].pop(name)
     return results
 
 

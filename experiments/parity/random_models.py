@@ -217,6 +217,8 @@ def rescale(torch, model, scale: float) -> None:
     norms = norm_weights(model)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:  # a table that is computed
+                continue
             noise = torch.randn(parameter.shape)
             norm = name in norms
             parameter.copy_(1 + 2 * scale * noise if norm else scale * noise)

@@ -238,6 +238,8 @@ def test_published_settings_are_understood_and_said_again(name):
         ("eurobert", {"rope_theta": "x"}, "rope_theta 'x'; expected a positive number"),
         ("distilbert", {"dim": 13}, "dim 13 is not divisible by n_heads 2"),
         ("bert", {"is_decoder": True}, "is_decoder True is not supported"),
+        ("roformer", {"rotary_value": True}, "rotary_value True is not supported; expected False"),
+        ("roformer", {"embedding_size": 0}, "embedding_size 0; expected a positive number"),
     ],
 )
 def test_settings_that_change_the_model_are_refused(model_type, changes, message):
@@ -383,6 +385,7 @@ def test_the_head_of_fine_tuning_is_the_familys_own(make, model_type, task):
         ("eurobert", "sequence_classification", {}, 0.0),
         ("nomic_bert", "sequence_classification", {}, 0.0),
         ("megatron-bert", "sequence_classification", {"hidden_dropout_prob": 0.3, "classifier_dropout": 0.4}, 0.3),
+        ("roformer", "sequence_classification", {"hidden_dropout_prob": 0.3}, 0.3),
         ("xlm-roberta-xl", "token_classification", {"classifier_dropout": 0.2}, 0.2),
         ("roberta-prelayernorm", "sequence_classification", {"hidden_dropout_prob": 0.3}, 0.3),
     ],

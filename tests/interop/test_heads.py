@@ -38,6 +38,8 @@ WHOLE = {
     "roberta-prelayernorm ForMaskedLM": (dict(language_model=True), LM),
     "megatron-bert ForNextSentencePrediction": (dict(pooler=True, next_sentence=True), "next-sentence head"),
     "megatron-bert ForSequenceClassification": (dict(pooler=True, task="sequence_classification"), SEQUENCE),
+    "roformer ForMaskedLM": (dict(language_model=True), LM),
+    "roformer ForSequenceClassification": (dict(task="sequence_classification"), SEQUENCE),
     "xlm-roberta-xl ForQuestionAnswering": (dict(task="question_answering"), ANSWERS),
     "roberta-prelayernorm ForSequenceClassification": (dict(task="sequence_classification"), SEQUENCE),
 }

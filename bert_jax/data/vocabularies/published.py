@@ -41,6 +41,7 @@ CLASS_OF_MODEL_TYPE = {
     "xlm-roberta-xl": "TokenizersBackend",
     "megatron-bert": "BertTokenizer",
     "bert-generation": "BertGenerationTokenizer",
+    "roformer": "RoFormerTokenizer",
 }
 # Classes that take tokenizer.json as it is, and the models for which they do, whatever class the settings name.
 _GENERIC = ("PreTrainedTokenizer", "TokenizersBackend")
