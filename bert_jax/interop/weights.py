@@ -7,7 +7,7 @@ and a kernel here is [inputs, outputs].
 import collections
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import ml_dtypes
 import numpy as np
@@ -109,23 +109,29 @@ def fused(ours: Sequence[str], theirs: str) -> tuple[Array, Array]:
     return weight, bias
 
 
-def interleaved(ours: Sequence[str], theirs: str, heads: int) -> Array:
+def interleaved(ours: Sequence[str], theirs: str, heads: int, turned: Collection[str] = ()) -> Array:
     """Returns a torch weight that holds several kernels head by head: the first head of each, then the second of each.
 
     Args:
       ours: paths of the linear maps, with kernels [inputs, heads x size].
       theirs: name of the weight, [heads x maps x size, inputs].
       heads: number of attention heads.
+      turned: paths of the maps in which rotary positions turn neighbours there (see rotated).
     """
     count = len(ours)
 
     def join(*kernels):
-        by_head = [kernel.T.reshape(heads, -1, kernel.shape[0]) for kernel in kernels]
-        return np.concatenate(by_head, 1).reshape(-1, kernels[0].shape[0])
+        parts = [
+            _neighbours(kernel.T, heads) if path in turned else kernel.T
+            for path, kernel in zip(ours, kernels, strict=True)
+        ]
+        by_head = [part.reshape(heads, -1, part.shape[1]) for part in parts]
+        return np.concatenate(by_head, 1).reshape(-1, parts[0].shape[1])
 
     def cut(array):
         by_head = array.reshape(heads, -1, array.shape[1])
-        return [part.reshape(-1, array.shape[1]).T for part in np.split(by_head, count, 1)]
+        parts = [part.reshape(-1, array.shape[1]) for part in np.split(by_head, count, 1)]
+        return [(_halves(part, heads) if path in turned else part).T for path, part in zip(ours, parts, strict=True)]
 
     return Array(tuple(f"{path}/kernel" for path in ours), theirs, join, cut)
 

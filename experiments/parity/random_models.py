@@ -89,10 +89,11 @@ def make_random(directory: pathlib.Path, seed: int, model_type: str, head: str, 
         }
     problem_type = f"{problem}_classification" if problem.endswith("label") else problem or None
     prefix = FAMILIES[model_type].class_prefix
+    kind = torch_class(prefix + head)
     config = transformers.AutoConfig.for_model(model_type, **named(model_type, sizes), **fixed,
                                                problem_type=problem_type)  # fmt: skip
     torch.manual_seed(seed)
-    model = getattr(transformers, prefix + head)(config)
+    model = kind(config)
     scale = str(random.choice(["initial", "trained", "large"]))
     if scale != "initial":
         rescale(torch, model, {"trained": 0.05, "large": 0.1}[scale])
@@ -103,6 +104,15 @@ def make_random(directory: pathlib.Path, seed: int, model_type: str, head: str, 
     switches = ", ".join(f"{key}={value}" for key, value in fixed.items() if key in shown)
     suffix = f", {switches}" if switches else ""
     return f"{prefix}{head}{f' ({problem})' if problem else ''}, {shape}, {scale} weights{suffix}"
+
+
+def torch_class(name: str):
+    """Returns a class of transformers, or one that is written out here because it lies beside published weights."""
+    import transformers
+
+    from experiments.parity import neobert
+
+    return getattr(neobert if name.startswith("NeoBERT") else transformers, name)
 
 
 _SHOWN = {
