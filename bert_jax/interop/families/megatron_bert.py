@@ -32,7 +32,8 @@ class MegatronBert(bert.Bert):
             return Task(name, num_labels, "pooler", dropout=0.0)
         return Task(name, num_labels, "pooler", read_dropout(config, ("hidden_dropout_prob",), 0.1, path))
 
-    def from_task(self, task, spec, original):
+    @staticmethod
+    def from_task(task, spec, original):
         return {}  # its classes have no dropout rate of their own for classifiers
 
     def encoder_names(self):

@@ -9,7 +9,7 @@ class RobertaPreLayerNorm(Roberta):
     """Maps RoBERTa-PreLayerNorm: RoBERTa's embeddings and heads around pre-norm layers."""
 
     prefix = "roberta_prelayernorm"
-    fixed = Roberta.fixed | {"norm_place": "pre"}
+    fixed = {"head_activation": "gelu", "norm_place": "pre"}
     examples = {
         "type_vocab_size": (1, 2),
         "layer_norm_eps": (1e-12, 1e-5),

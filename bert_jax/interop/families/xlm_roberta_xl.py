@@ -12,7 +12,7 @@ from bert_jax.interop.weights import Module
 class XlmRobertaXl(Roberta):
     """Maps XLM-RoBERTa-XL: no norm behind the embeddings, one before attention and MLP, and one behind the layers."""
 
-    fixed = Roberta.fixed | {"norm_place": "pre", "embedding_norm": False}
+    fixed = {"head_activation": "gelu", "norm_place": "pre", "embedding_norm": False}
     examples = {
         "type_vocab_size": (1, 2),
         "layer_norm_eps": (1e-5, 1e-12),
