@@ -209,7 +209,7 @@ def _head_differences(spec, model_type):
     names |= {"language_model": "a masked-language head", "replaced_tokens": "a head for replaced tokens"}
     possible = set().union(*family.classes.values())
     if spec.task and spec.task.name not in family.tasks:
-        return [Difference("task.name", spec.task.name, f"one of {', '.join(family.tasks)}")]
+        return [Difference("task.name", spec.task.name, f"one of {', '.join(family.tasks)}" if family.tasks else None)]
     heads = [head for head in names if getattr(spec, head)]
     foreign = [head for head in heads if head not in possible] or heads
     return [Difference(names[head], True, False) for head in foreign] or [Difference("model.pooler", spec.pooler, None)]

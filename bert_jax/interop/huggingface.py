@@ -157,11 +157,11 @@ def _task_settings(config, embedder, model, num_labels, path):
 
 
 def _written_form(arrays, table):
-    """Returns the dtype of each array by its name as written, and the copies of arrays that the model has."""
+    """Returns the dtype of each array by its name as written, and the arrays that are kept as they are."""
     dtypes = {weights.canonical_name(key, table): array.dtype.name for key, array in arrays.items()}
     dtypes = {table.tied[key]: dtypes[key] for key in table.tied if key in dtypes} | dtypes
     unread = {weights.canonical_name(key, table): array for key, array in arrays.items()}
-    unread = {key: np.array(array) for key, array in unread.items() if key in table.copies}
+    unread = {key: np.array(array) for key, array in unread.items() if key in table.copies or key in table.constants}
     return dtypes, unread
 
 

@@ -7,8 +7,9 @@ and a kernel here is [inputs, outputs].
 import collections
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+import ml_dtypes
 import numpy as np
 
 from bert_jax import _moved
@@ -70,6 +71,8 @@ class Table:
       group_layers: number of layers in a group.
       old_prefixes: other first parts that files have had for the encoder's names.
       zeros: names of biases that a file may lack and that then are zeros.
+      constants: {name of an array that follows from config.json: function that makes it}. Such an array is compared
+        where a file has it, but for the rounding of its dtype, and written.
     """
 
     prefix: str
@@ -80,6 +83,7 @@ class Table:
     group_layers: int = 1
     old_prefixes: tuple[str, ...] = ()
     zeros: tuple[str, ...] = ()
+    constants: Mapping[str, Callable[[], np.ndarray]] = dataclasses.field(default_factory=dict)
 
 
 def fused(ours: Sequence[str], theirs: str) -> tuple[Array, Array]:
@@ -105,25 +109,69 @@ def fused(ours: Sequence[str], theirs: str) -> tuple[Array, Array]:
     return weight, bias
 
 
-def interleaved(ours: Sequence[str], theirs: str, heads: int) -> Array:
+def interleaved(ours: Sequence[str], theirs: str, heads: int, turned: Collection[str] = ()) -> Array:
     """Returns a torch weight that holds several kernels head by head: the first head of each, then the second of each.
 
     Args:
       ours: paths of the linear maps, with kernels [inputs, heads x size].
       theirs: name of the weight, [heads x maps x size, inputs].
       heads: number of attention heads.
+      turned: paths of the maps in which rotary positions turn neighbours there (see rotated).
     """
     count = len(ours)
 
     def join(*kernels):
-        by_head = [kernel.T.reshape(heads, -1, kernel.shape[0]) for kernel in kernels]
-        return np.concatenate(by_head, 1).reshape(-1, kernels[0].shape[0])
+        parts = [
+            _neighbours(kernel.T, heads) if path in turned else kernel.T
+            for path, kernel in zip(ours, kernels, strict=True)
+        ]
+        by_head = [part.reshape(heads, -1, part.shape[1]) for part in parts]
+        return np.concatenate(by_head, 1).reshape(-1, parts[0].shape[1])
 
     def cut(array):
         by_head = array.reshape(heads, -1, array.shape[1])
-        return [part.reshape(-1, array.shape[1]).T for part in np.split(by_head, count, 1)]
+        parts = [part.reshape(-1, array.shape[1]) for part in np.split(by_head, count, 1)]
+        return [(_halves(part, heads) if path in turned else part).T for path, part in zip(ours, parts, strict=True)]
 
     return Array(tuple(f"{path}/kernel" for path in ours), theirs, join, cut)
+
+
+def rotated(ours: str, theirs: str, heads: int) -> tuple[Array, Array]:
+    """Returns the weight and the bias of a torch map to queries or keys in which rotary positions turn neighbours.
+
+    There units 2i and 2i + 1 of a head form a pair, as in Su et al. 2021, equation 15; here units i and i + size / 2.
+    The i-th pair turns by the same angle, so that the scores are the same.
+
+    Args:
+      ours: path of the linear map, with a kernel [inputs, heads x size].
+      theirs: name of the torch module.
+      heads: number of attention heads.
+    """
+    return (
+        Array(
+            (f"{ours}/kernel",),
+            f"{theirs}.weight",
+            lambda kernel: _neighbours(kernel.T, heads),
+            lambda array: [_halves(array, heads).T],
+        ),
+        Array(
+            (f"{ours}/bias",),
+            f"{theirs}.bias",
+            lambda bias: _neighbours(bias, heads),
+            lambda array: [_halves(array, heads)],
+        ),
+    )
+
+
+def _neighbours(array, heads):
+    """Puts units i and i + size / 2 of each head, which the first axis counts, next to each other."""
+    return array.reshape(heads, 2, -1, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
+
+
+def _halves(array, heads):
+    """Puts the first units of all pairs of neighbours before the second ones; the inverse of _neighbours."""
+    size = array.shape[0] // heads
+    return array.reshape(heads, size // 2, 2, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
 
 
 def leaf(ours: str, theirs: str, axes: tuple[int, ...] | None = None) -> Array:
@@ -184,6 +232,10 @@ def from_state_dict(model: Model, state_dict: Mapping[str, np.ndarray], table: T
             unused.discard(copy)
             if not same(state_dict[spellings[copy]], state_dict[original]):
                 problems.append(f"{spellings[copy]} differs from {original}, which the model ties it to")
+    for name in unused & table.constants.keys():
+        unused.discard(name)
+        if not _is_rounded(state_dict[spellings[name]], table.constants[name]()):
+            problems.append(f"{spellings[name]} differs from what the model computes in its place")
     problems += [f"unused {spellings[name]}" for name in sorted(unused)]
     if problems:
         raise UserError(f"{source}: does not fit the model: {'; '.join(problems)}")
@@ -193,7 +245,7 @@ def from_state_dict(model: Model, state_dict: Mapping[str, np.ndarray], table: T
 def to_state_dict(params: Mapping, table: Table) -> dict[str, np.ndarray]:
     """Returns the state dict of parameters: arrays by name, the table's prefix included, weights [outputs, inputs].
 
-    A tied decoder is left out, because its array is the embedding.
+    A tied decoder is left out, because its array is the embedding; the table's constants are among them.
 
     Args:
       params: the parameters, or a tree of the same structure such as their gradients; kernels [inputs, outputs].
@@ -210,7 +262,8 @@ def to_state_dict(params: Mapping, table: Table) -> dict[str, np.ndarray]:
         entry.theirs: np.ascontiguousarray(entry.join(*(np.asarray(leaves[path]) for path in entry.ours)))
         for entry in entries
     }
-    return named | {copy: named[name] for copy, name in table.copies.items() if name in named}
+    named |= {copy: named[name] for copy, name in table.copies.items() if name in named}
+    return named | {name: make() for name, make in table.constants.items()}
 
 
 def canonical_name(name: str, table: Table) -> str:
@@ -323,6 +376,7 @@ def unused_names(model: Model, names: Iterable[str], table: Table) -> list[str]:
     today = {name: canonical_name(name, table) for name in names}
     used = {entry.theirs for entry in _entries(_flat(model.shapes()), table)[0]}
     used |= {copy for copy, original in [*table.tied.items(), *table.copies.items()] if original in used}
+    used |= table.constants.keys()
     return [name for name, other in today.items() if other not in used and not _is_ignored(other, table)]
 
 
@@ -347,7 +401,7 @@ def _is_ignored(name, table):
 
 def _patterns(table):
     """Returns the names that a table has entries for, with 0 for every number."""
-    patterns = set()
+    patterns = set(table.constants)
     for entry in table.names:
         theirs = re.sub(r"\{\w+\}", "0", entry.theirs)
         patterns |= {f"{theirs}.{last}" for last in set(_LEAVES.values())} if isinstance(entry, Module) else {theirs}
@@ -422,6 +476,13 @@ def same(first: np.ndarray, second: np.ndarray) -> bool:
     return first.shape == second.shape and np.array_equal(
         np.asarray(first, np.float32), np.asarray(second, np.float32), equal_nan=True
     )
+
+
+def _is_rounded(array, exact):
+    """Tells whether an array holds the numbers of another, of at most 1, to the precision of its dtype."""
+    if array.shape != exact.shape or array.dtype.name not in DTYPES:
+        return False
+    return np.allclose(np.asarray(array, np.float32), exact, rtol=0, atol=2 * float(ml_dtypes.finfo(array.dtype).eps))
 
 
 def _flat(tree, prefix=""):

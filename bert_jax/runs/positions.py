@@ -7,7 +7,8 @@ import pathlib
 from bert_jax.errors import UserError
 from bert_jax.runs import workdir as workdir_lib
 
-_OFFSET = ("roberta", "xlm-roberta", "camembert")  # their table has rows for padding in front
+# Their table has rows for padding in front.
+_OFFSET = ("roberta", "xlm-roberta", "camembert", "roberta-prelayernorm", "xlm-roberta-xl")
 _OTHER_KEYS = ("nomic_bert",)
 
 

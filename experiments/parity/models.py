@@ -14,7 +14,7 @@ from bert_jax.interop import huggingface, model_config, tensors, weights
 from bert_jax.objectives.cross_entropy import token_cross_entropy
 from bert_jax.objectives.language_modeling import LanguageModeling
 from bert_jax.training import optimizer as optimizer_lib
-from experiments.parity.random_models import norm_weights
+from experiments.parity.random_models import norm_weights, torch_class
 from experiments.parity.report import Row
 
 BARS = {
@@ -63,10 +63,7 @@ def compare(directory: str | pathlib.Path, seed: int = 0, name: str = "") -> Row
 
 def torch_model(ours, dtype, directory=None):
     """Returns transformers' model of the directory that `ours` was read from, or of another with the same config."""
-    import transformers
-
-    spec = ours.model.spec
-    kind = getattr(transformers, model_config.architecture(ours.family, spec))
+    kind = torch_class(model_config.architecture(ours.family, ours.model.spec))
     directory = directory or ours.origin.directory
     model = kind.from_pretrained(directory, dtype=dtype, attn_implementation="eager")
     return model.eval()
@@ -300,8 +297,8 @@ def _with_prefix(results, ours, model):
     for key in ("gradients", "after"):
         saved = _as_saved(model, results[key])
         results[key] = {weights.canonical_name(name, table): array for name, array in saved.items()}
-        for copy in table.tied.keys() & results[key].keys():
-            results[key].pop(copy)
+        for name in (table.tied.keys() | table.constants.keys()) & results[key].keys():
+            results[key].pop(name)
     return results
 
 

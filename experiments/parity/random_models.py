@@ -7,6 +7,7 @@ import numpy as np
 
 from bert_jax.interop.families import FAMILIES
 from bert_jax.interop.families.family import TASKS
+from bert_jax.interop.families.roberta import Roberta
 
 _HEADS = ("Model", "ForMaskedLM", "ForTokenClassification", "ForQuestionAnswering")
 # (model_type, head, problem of sequence classification), in an order that never changes: a case's number is its seed.
@@ -69,7 +70,7 @@ def make_random(directory: pathlib.Path, seed: int, model_type: str, head: str, 
         "vocab_size": int(random.integers(40, 700)),
         "max_position_embeddings": int(random.integers(14, 80)),
     }
-    fairseq = FAMILIES[model_type].prefix == "roberta"
+    fairseq = isinstance(FAMILIES[model_type], Roberta)
     fixed = {"pad_token_id": int(fairseq)}
     fixed["num_labels"] = {"regression": 1, "": 2}.get(problem, int(random.integers(2, 7)))
     if model_type in _SWITCHES:
@@ -88,10 +89,11 @@ def make_random(directory: pathlib.Path, seed: int, model_type: str, head: str, 
         }
     problem_type = f"{problem}_classification" if problem.endswith("label") else problem or None
     prefix = FAMILIES[model_type].class_prefix
+    kind = torch_class(prefix + head)
     config = transformers.AutoConfig.for_model(model_type, **named(model_type, sizes), **fixed,
                                                problem_type=problem_type)  # fmt: skip
     torch.manual_seed(seed)
-    model = getattr(transformers, prefix + head)(config)
+    model = kind(config)
     scale = str(random.choice(["initial", "trained", "large"]))
     if scale != "initial":
         rescale(torch, model, {"trained": 0.05, "large": 0.1}[scale])
@@ -102,6 +104,15 @@ def make_random(directory: pathlib.Path, seed: int, model_type: str, head: str, 
     switches = ", ".join(f"{key}={value}" for key, value in fixed.items() if key in shown)
     suffix = f", {switches}" if switches else ""
     return f"{prefix}{head}{f' ({problem})' if problem else ''}, {shape}, {scale} weights{suffix}"
+
+
+def torch_class(name: str):
+    """Returns a class of transformers, or one that is written out here because it lies beside published weights."""
+    import transformers
+
+    from experiments.parity import neobert
+
+    return getattr(neobert if name.startswith("NeoBERT") else transformers, name)
 
 
 _SHOWN = {
@@ -216,6 +227,8 @@ def rescale(torch, model, scale: float) -> None:
     norms = norm_weights(model)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:  # a table that is computed
+                continue
             noise = torch.randn(parameter.shape)
             norm = name in norms
             parameter.copy_(1 + 2 * scale * noise if norm else scale * noise)

@@ -10,6 +10,7 @@ import pytest
 from bert_jax.errors import UserError
 from bert_jax.interop import formats, huggingface, model_config, tensors
 from bert_jax.interop.families import FAMILIES
+from bert_jax.interop.families.family import TASKS as ENDINGS
 from bert_jax.model import Task
 from bert_jax.model.spec import make_spec
 from experiments.parity import random_models
@@ -80,10 +81,10 @@ def made_like(make, model_type, second, head, **changes):
     pooler = heads.pop("pooler", False)
     if head == "sequence_classification":
         pooler = FAMILIES[model_type].head(head, 2, config, "config.json").pooling == "pooler"
-    ending = {"sequence_classification": "ForSequenceClassification", "question_answering": "ForQuestionAnswering",
-              "token_classification": "ForTokenClassification", "language_model": "ForMaskedLM",
-              "": "Model"}.get(head, "ForPreTraining" if len(head.split()) > 1 or "replaced" in head else "Model")  # fmt: skip # noqa: E501
-    config["architectures"] = [FAMILIES[model_type].class_prefix + ending]
+    endings = {task: ending for ending, task in ENDINGS.items()}
+    endings |= {names: ending for ending, names in FAMILIES[model_type].classes.items()}
+    held = frozenset(head.split()) if head != "pooler" else frozenset()
+    config["architectures"] = [FAMILIES[model_type].class_prefix + endings[task or held]]
     return make(model_type, task=task, pooler=pooler, only=True, **heads, **config)
 
 
@@ -102,7 +103,7 @@ def test_there_and_back(make, tmp_path, model_type, second, head):
     assert actual.family == model_type
     huggingface.write(actual, tmp_path / "out")
     written = tensors.read(tmp_path / "out")[0]
-    begin = f"{made.table.prefix}." if made.config["architectures"][0].endswith("Model") else " "
+    begin = f"{made.table.prefix}." if head in ("", "pooler") else " "
     expected = {name.removeprefix(begin): array for name, array in made.arrays.items()}
     assert written.keys() == expected.keys()
     assert all(written[name].tobytes() == array.tobytes() for name, array in expected.items())
@@ -237,6 +238,8 @@ def test_published_settings_are_understood_and_said_again(name):
         ("eurobert", {"rope_theta": "x"}, "rope_theta 'x'; expected a positive number"),
         ("distilbert", {"dim": 13}, "dim 13 is not divisible by n_heads 2"),
         ("bert", {"is_decoder": True}, "is_decoder True is not supported"),
+        ("roformer", {"rotary_value": True}, "rotary_value True is not supported; expected False"),
+        ("roformer", {"embedding_size": 0}, "embedding_size 0; expected a positive number"),
     ],
 )
 def test_settings_that_change_the_model_are_refused(model_type, changes, message):
@@ -291,6 +294,17 @@ def test_arrays_that_no_model_reads_are_passed_over(make):
     assert not huggingface.read(made.path).model.spec.language_model
 
 
+def test_the_head_of_a_decoder_is_left_out_of_its_encoder(make, capsys):
+    made = made_like(make, "bert-generation", 0, "")
+    made.write_config(architectures=["BertGenerationDecoder"])
+    made.write(made.arrays | {"lm_head.bias": np.zeros(17, np.float32)})
+    assert huggingface.read(made.path).model.spec == made.model.spec
+    assert "arrays of no module of this model are left out: lm_head.bias" in capsys.readouterr().err
+    made.write_config(is_decoder=True)
+    with pytest.raises(UserError, match="is_decoder True is not supported; expected False"):
+        huggingface.read(made.path)
+
+
 def test_a_spare_bias_of_an_untied_decoder_is_not_read(make, tmp_path):
     made = make(language_model=True, tie_word_embeddings=False)
     spare = made.arrays["cls.predictions.bias"] + 1
@@ -327,13 +341,25 @@ def test_a_family_without_a_class_for_a_task_refuses_it(make, tmp_path):
         )
 
 
+def test_a_family_without_any_task_refuses_one(make, tmp_path):
+    actual = huggingface.read(made_like(make, "bert-generation", 0, "").path)
+    head = formats.task_head(actual, "token_classification", 2)
+    assert (head.pooling, head.dropout) == ("cls", 0.1)
+    spec = dataclasses.replace(actual.model.spec, task=head)
+    with pytest.raises(UserError, match="the nearest: config.task.name=token_classification; the model stays usable"):
+        huggingface.write(
+            dataclasses.replace(actual, model=dataclasses.replace(actual.model, spec=spec)), tmp_path / "o"
+        )
+
+
 @pytest.mark.parametrize("model_type", ["bert", "roberta", *MADE])
 @pytest.mark.parametrize("task", TASKS)
 def test_the_head_of_fine_tuning_is_the_familys_own(make, model_type, task):
     if task not in FAMILIES[model_type].tasks:
         return
     changes = sizes_of(model_type) | MADE.get(model_type, ({},))[0] | {"pad_token_id": int(model_type == "roberta")}
-    actual = huggingface.read(make(model_type, only=True, pooler=model_type in ("bert", "albert"), **changes).path)
+    pooler = model_type in ("bert", "albert", "megatron-bert")
+    actual = huggingface.read(make(model_type, only=True, pooler=pooler, **changes).path)
     head = formats.task_head(actual, task, 2, 0.25)
     assert head.dropout == 0.25
     pooler = head.pooling == "pooler" and task == "sequence_classification"
@@ -358,11 +384,16 @@ def test_the_head_of_fine_tuning_is_the_familys_own(make, model_type, task):
         ("modernbert", "token_classification", {"classifier_dropout": 0.2}, 0.2),
         ("eurobert", "sequence_classification", {}, 0.0),
         ("nomic_bert", "sequence_classification", {}, 0.0),
+        ("megatron-bert", "sequence_classification", {"hidden_dropout_prob": 0.3, "classifier_dropout": 0.4}, 0.3),
+        ("roformer", "sequence_classification", {"hidden_dropout_prob": 0.3}, 0.3),
+        ("neobert", "sequence_classification", {"hidden_dropout_prob": 0.3}, 0.1),
+        ("xlm-roberta-xl", "token_classification", {"classifier_dropout": 0.2}, 0.2),
+        ("roberta-prelayernorm", "sequence_classification", {"hidden_dropout_prob": 0.3}, 0.3),
     ],
 )
 def test_the_dropout_of_a_head_is_the_familys_own(make, model_type, task, said, expected):
     changes = sizes_of(model_type) | MADE.get(model_type, ({},))[0] | {"pad_token_id": 0} | said
-    pooler = model_type in ("bert", "albert", "nomic_bert")
+    pooler = model_type in ("bert", "albert", "nomic_bert", "megatron-bert")
     actual = huggingface.read(make(model_type, only=True, pooler=pooler, **changes).path)
     assert formats.task_head(actual, task, 2).dropout == expected
     assert formats.task_head(actual, task, 2, 0.35).dropout == 0.35

@@ -27,6 +27,9 @@ CASES = [
     ("albert", {"pooler": True, "language_model": True, "sentence_order": True}, _ALBERT),
     ("electra", {"replaced_tokens": True}, {"embedding_size": 6}),
     ("electra", {"language_model": True}, {"embedding_size": 6}),
+    ("roberta-prelayernorm", {"language_model": True}, {}),
+    ("roformer", {"language_model": True}, {}),
+    ("roformer", {"task": "sequence_classification"}, {}),
 ]
 
 
@@ -35,6 +38,8 @@ def by_flax(arrays):
     flat = {}
     for name, array in arrays.items():
         *modules, last = name.split(".")
+        if modules[-1] == "embed_positions":  # which Flax's class computes
+            continue
         if last == "weight":
             if "embeddings" in modules[-1] and modules[-1] != "embeddings_project":
                 last = "embedding"

@@ -35,6 +35,15 @@ WHOLE = {
     "modernbert ForSequenceClassification": (dict(task="sequence_classification"), SEQUENCE),
     "eurobert ForSequenceClassification": (dict(task="sequence_classification"), SEQUENCE),
     "nomic_bert ForMaskedLM": (dict(language_model=True), LM),
+    "roberta-prelayernorm ForMaskedLM": (dict(language_model=True), LM),
+    "megatron-bert ForNextSentencePrediction": (dict(pooler=True, next_sentence=True), "next-sentence head"),
+    "megatron-bert ForSequenceClassification": (dict(pooler=True, task="sequence_classification"), SEQUENCE),
+    "roformer ForMaskedLM": (dict(language_model=True), LM),
+    "roformer ForSequenceClassification": (dict(task="sequence_classification"), SEQUENCE),
+    "neobert LMHead": (dict(language_model=True), LM),
+    "neobert ForSequenceClassification": (dict(task="sequence_classification"), SEQUENCE),
+    "xlm-roberta-xl ForQuestionAnswering": (dict(task="question_answering"), ANSWERS),
+    "roberta-prelayernorm ForSequenceClassification": (dict(task="sequence_classification"), SEQUENCE),
 }
 ASKED = {LM: bert_jax.FillMask, SEQUENCE: bert_jax.Classifier, ANSWERS: bert_jax.QuestionAnswerer}
 

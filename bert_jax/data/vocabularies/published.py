@@ -37,6 +37,11 @@ CLASS_OF_MODEL_TYPE = {
     "modernbert": "TokenizersBackend",
     "eurobert": "TokenizersBackend",
     "nomic_bert": "BertTokenizer",
+    "roberta-prelayernorm": "RobertaTokenizer",
+    "xlm-roberta-xl": "TokenizersBackend",
+    "megatron-bert": "BertTokenizer",
+    "bert-generation": "BertGenerationTokenizer",
+    "roformer": "RoFormerTokenizer",
 }
 # Classes that take tokenizer.json as it is, and the models for which they do, whatever class the settings name.
 _GENERIC = ("PreTrainedTokenizer", "TokenizersBackend")

@@ -36,10 +36,10 @@ def embeddings(prefix: str) -> tuple[Module, ...]:
     return modules("encoder/embeddings", f"{prefix}.embeddings", pairs | {"norm": "LayerNorm"})
 
 
-def layers(prefix: str) -> tuple[Module, ...]:
-    """Returns the names of the layers of BERT-like families."""
+def layers(prefix: str, **changed: str) -> tuple[Module, ...]:
+    """Returns the names of the layers of BERT-like families; `changed`: {our module: its name} where it is another."""
     attention = {f"attention/{name}": f"attention.self.{name}" for name in ("query", "key", "value")}
-    return modules("encoder/layers/{layer}", f"{prefix}.encoder.layer.{{layer}}", attention | LAYER_REST)
+    return modules("encoder/layers/{layer}", f"{prefix}.encoder.layer.{{layer}}", attention | LAYER_REST | changed)
 
 
 # The modules of a layer except queries, keys and values.
@@ -127,11 +127,14 @@ class Bert(Family):
 
     from_task = staticmethod(classifier_dropout)
 
+    def encoder_names(self) -> tuple[Module, ...]:
+        """Returns the names of the encoder's modules."""
+        return (*embeddings("bert"), *layers("bert"))
+
     def table(self, config, task=""):
         head = decoder(config, "cls.predictions", "bert.embeddings.word_embeddings.weight")
         names = (
-            *embeddings("bert"),
-            *layers("bert"),
+            *self.encoder_names(),
             Module("pooler/dense", "bert.pooler.dense"),
             Module("mlm/transform", "cls.predictions.transform.dense"),
             Module("mlm/norm", "cls.predictions.transform.LayerNorm"),

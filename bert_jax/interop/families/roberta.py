@@ -17,9 +17,9 @@ class Roberta(Family):
     fixed = {"head_activation": "gelu"}
     pad_id = 1  # used where config.json has no pad_token_id
 
-    def __init__(self, model_type, class_prefix, vocab_size, rank):
+    def __init__(self, model_type, class_prefix, vocab_size, rank, *changed: Key):
         self.model_type, self.class_prefix, self.rank = model_type, class_prefix, rank
-        self.keys = bert.keys_with(Key("vocab_size", "vocab_size", vocab_size))
+        self.keys = bert.keys_with(Key("vocab_size", "vocab_size", vocab_size), *changed)
 
     def more_to_model(self, config, model, path):
         pad_id = config.get("pad_token_id", self.pad_id)
@@ -36,7 +36,7 @@ class Roberta(Family):
         return {"max_position_embeddings": spec.max_positions + offset, "pad_token_id": offset - 1}
 
     def heads(self, names, config, named):
-        heads = {"pooler"} if has_prefix(names, "roberta.pooler.") else set()
+        heads = {"pooler"} if has_prefix(names, f"{self.prefix}.pooler.") else set()
         heads |= {"language_model"} if has_prefix(names, "lm_head.") else set()
         return heads, task_from_names(names, named)
 
@@ -48,18 +48,21 @@ class Roberta(Family):
 
     from_task = staticmethod(bert.classifier_dropout)
 
+    def encoder_names(self) -> tuple[Module, ...]:
+        """Returns the names of the encoder's modules."""
+        return (*bert.embeddings(self.prefix), *bert.layers(self.prefix))
+
     def table(self, config, task=""):
-        head = bert.decoder(config, "lm_head", "roberta.embeddings.word_embeddings.weight")
+        head = bert.decoder(config, "lm_head", f"{self.prefix}.embeddings.word_embeddings.weight")
         names = (
-            *bert.embeddings("roberta"),
-            *bert.layers("roberta"),
-            Module("pooler/dense", "roberta.pooler.dense"),
+            *self.encoder_names(),
+            Module("pooler/dense", f"{self.prefix}.pooler.dense"),
             Module("mlm/transform", "lm_head.dense"),
             Module("mlm/norm", "lm_head.layer_norm"),
             *head["names"],
             *classifier(task),
         )
-        return Table("roberta", names, head["tied"], head["copies"])
+        return Table(self.prefix, names, head["tied"], head["copies"])
 
 
 def task_from_names(names, named: str) -> str:

@@ -135,6 +135,8 @@ def test_bad_directories_are_reported_in_one_line(directory, pieces):
 
     folder = directory("bert", tokenizer_class="BertJapaneseTokenizer")
     assert "tokenizer_class BertJapaneseTokenizer is not supported; expected one of BertTokenizer" in message(folder)
+    assert "tokenizer_class BertGenerationTokenizer is not supported" in message(directory("bert-generation"))
+    assert "tokenizer_class RoFormerTokenizer is not supported" in message(directory("roformer"))
     assert "vocab.txt: no such file" in message(directory("bert"))
     assert "vocab.json: no such file" in message(directory("roberta"))
     assert "sentencepiece.bpe.model: no such file" in message(directory("xlm-roberta"))
