@@ -66,12 +66,12 @@ def devices(topology: Topology) -> list:
     return list(description.devices)
 
 
-def compiler_options(topology: Topology) -> dict[str, int] | None:
+def compiler_options(topology: Topology) -> dict[str, bool | str] | None:
     """Returns options that compiling without the devices needs; None for none.
 
     The compiler for GPUs would try its ways to multiply on a GPU; without one it takes what it takes by default.
     """
-    return {"xla_gpu_autotune_level": 0} if topology.chip.is_gpu else None
+    return {"xla_gpu_autotune_level": "0"} if topology.chip.is_gpu else None
 
 
 def _gpus(topology):
