@@ -20,7 +20,6 @@ _ENVIRONMENT = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_MIN_LOG_LEVEL": "3",
     "TPU_STDERR_LOG_LEVEL": "3",
-    "TF_CPP_MIN_LOG_LEVEL": "2",  # JAX's plug-in for CUDA misses a driver
 }
 
 _CUDA_PLUGINS = ("xla_cuda12", "xla_cuda13")
