@@ -92,9 +92,9 @@ def test_heads_that_deberta_has_no_name_for_are_left_out(workdir, tmp_path):
 
 
 def test_a_model_that_no_format_can_say(workdir, tmp_path):
-    workdir("mlm", positions="rotary", pooler=False)
+    workdir("mlm", positions="learned+rotary", pooler=False)
     actual = models.open_model("run")
-    with pytest.raises(UserError, match="positions=rotary, where it is .*stays usable in bert_jax"):
+    with pytest.raises(UserError, match=r"positions=learned\+rotary, where it is .*stays usable in bert_jax"):
         huggingface.write(actual, tmp_path / "out")
     with pytest.raises(UserError, match="trains no generator; expected rtd"):
         models.open_model("run", part="generator")
