@@ -35,6 +35,8 @@ def make_batch(rows, length):
 
 def our_step(layers, hidden, heads, intermediate, rows, length):
     """Returns (a function that runs one step and waits for it, FLOPs of the step)."""
+    import jax
+
     from bert_jax import model as model_lib
     from bert_jax import sharding
     from bert_jax.config import finetuning as finetune_config
@@ -50,7 +52,7 @@ def our_step(layers, hidden, heads, intermediate, rows, length):
     )  # fmt: skip
     task = model_lib.Task("sequence_classification", 2, dropout=DROPOUT)
     model = model_lib.build(model_config, VOCABULARY, next_sentence=False, language_model=False, task=task)
-    mesh = sharding.make_mesh({"data": -1, "fsdp": 1, "tensor": 1})
+    mesh = sharding.make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
     learner = Learner(config, model, "single_label", (0,), mesh, 1000)
     state, _, _ = learner.layout.init({})
     batch = {name: array[None] for name, array in make_batch(rows, length).items()}

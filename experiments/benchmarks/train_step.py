@@ -80,6 +80,8 @@ def our_steps(layers, hidden, heads, intermediate, rows, length, slots):
     The facts are the FLOPs of a step, and `bfloat16_share` of XLA's program of the step in bfloat16. Both dtypes train
     the same parameters, which are float32.
     """
+    import jax
+
     from bert_jax import model as model_lib
     from bert_jax import sharding
     from bert_jax.model import flops
@@ -93,7 +95,9 @@ def our_steps(layers, hidden, heads, intermediate, rows, length, slots):
     }
     models = {name: model_lib.build(config.model, VOCABULARY) for name, config in configs.items()}
     first = next(iter(configs))
-    mesh, key = sharding.make_mesh(configs[first].mesh), step_lib.dropout_key(configs[first])
+    # One device, as torch has one process, also where JAX is told to split the CPU into several.
+    mesh = sharding.make_mesh(configs[first].mesh, jax.devices()[:1])
+    key = step_lib.dropout_key(configs[first])
     state = step_lib.init_state(configs[first], models[first], mesh, 1000)
     programs = {name: step_lib.make_train_step(configs[name], models[name], mesh, 1000) for name in configs}
     batch, done = make_batch(rows, length, slots), 0
