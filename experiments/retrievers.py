@@ -45,12 +45,15 @@ RATE_SEED = 100  # trains at every rate
 RATES = (3e-4, 1e-3, 3e-3)
 FEWER = (1e-3, 3e-3), SEEDS[0]  # rates, and the seed that trains at each, of parts that take hours
 WEAK_RATE = 1e-3  # the first stage of squad, which one seed trains
-# Its arms, chosen among as rates are: epochs, the most anchors of a paragraph, how many paragraphs keep their anchor.
+# Its arms, chosen among as rates are: epochs, the most anchors of a paragraph, how many paragraphs keep their anchor,
+# and whether the paragraphs that will be searched are among them.
 WEAK = {
-    "weak pairs": (1, 3, 0.0),
-    "weak pairs, four epochs": (4, 3, 0.0),
-    "weak pairs, half kept": (1, 3, 0.5),
-    "weak pairs, half kept, more anchors": (1, 8, 0.5),
+    "weak pairs": (1, 3, 0.0, False),
+    "weak pairs, four epochs": (4, 3, 0.0, False),
+    "weak pairs, half kept": (1, 3, 0.5, False),
+    "weak pairs, half kept, more anchors": (1, 8, 0.5, False),
+    "weak pairs, half kept, of searched texts too": (1, 3, 0.5, True),
+    "weak pairs, half kept, of searched texts too, two epochs": (2, 3, 0.5, True),
 }
 BATCHES = (32, 128, 512, 2048)
 WIDTHS = (128, 64, 32, 16)
@@ -211,8 +214,9 @@ def squad(runner: Runner, data: pathlib.Path) -> None:
         "--config.train.num_epochs=5", "--config.train.eval_every=100000",
     ]  # fmt: skip
     stages = {}
-    for arm, (epochs, anchors, kept) in WEAK.items():
-        weak = ["--config=embedding/pairs", f"--config.task.train={_weak_pairs(runner, data, anchors, kept)}", *flags,
+    for arm, (epochs, anchors, kept, searched) in WEAK.items():
+        sentences = _weak_pairs(runner, data, anchors, kept, task.documents if searched else ())
+        weak = ["--config=embedding/pairs", f"--config.task.train={sentences}", *flags,
                 "--config.data.batch_size=64", f"--config.train.num_epochs={epochs}"]  # fmt: skip
 
         def first_stage(arm=arm, weak=weak):
@@ -389,18 +393,22 @@ def _paragraphs(runner, data):
     return Task(list(numbers), [question for _, question in pairs], [{numbers[text]: 1.0} for text, _ in pairs])
 
 
-def _weak_pairs(runner, data, anchors, kept):
+def _weak_pairs(runner, data, anchors, kept, searched=()):
     """Writes pairs without labels and returns their file: a sentence, and its paragraph without it.
 
     That is the inverse cloze task (Lee et al. 2019, section 4). The paragraphs are those of WikiText-2's training text
     and of SQuAD's training articles that choose nothing. `anchors` is the most sentences of a paragraph, and `kept` the
     share of pairs whose paragraph keeps the sentence, which teaches to find what shares words (0.1 in the paper).
+    With `searched`, the paragraphs that the report searches, these and those that the choosing split searches are among
+    them, without a question: whoever searches texts of their own has them before a question comes.
     """
-    path = runner.workdir / f"squad_weak_{anchors}_{kept:g}.jsonl"
+    path = runner.workdir / f"squad_weak_{anchors}_{kept:g}{'_searched' if searched else ''}.jsonl"
     with gzip.open(data / "wikitext-2" / "train.txt.gz", "rt", encoding="utf-8") as file:
         paragraphs = [line.strip() for line in file if line.strip() and not line.startswith(" =")]
-    squad_pairs = (json.loads(line) for line in (runner.workdir / "squad_train.jsonl").read_text("utf-8").splitlines())
-    paragraphs += dict.fromkeys(pair["positive"] for pair in squad_pairs)
+    for split in ("train", "tune")[: 1 + bool(searched)]:
+        lines = (runner.workdir / f"squad_{split}.jsonl").read_text("utf-8").splitlines()
+        paragraphs += dict.fromkeys(json.loads(line)["positive"] for line in lines)
+    paragraphs += searched
     chance = random.Random(0)
 
     def records():
