@@ -117,6 +117,39 @@ def tree_shardings(tree, mesh: Mesh, leading: int = 0):
     )
 
 
+def state_shardings(state: Mapping, mesh: Mesh, split: bool = False) -> dict:
+    """Returns the sharding of every leaf of a training state: that of `tree_shardings`.
+
+    With `split`, devices that hold the same parameters hold a part each of what the optimizer keeps for them (ZeRO's
+    first stage; Rajbhandari et al. 2020, section 5.1).
+    """
+    layouts = tree_shardings(state, mesh)
+    if split and "opt_state" in state:
+        layouts["opt_state"] = split_over_data(layouts["opt_state"], state["opt_state"])
+    return layouts
+
+
+def splits_optimizer_state(setting: str, mesh: Mesh) -> bool:
+    """Returns whether config.mesh.optimizer_state splits moments over data: "auto" does on accelerators."""
+    if setting == "auto":
+        return mesh.devices.flat[0].platform != "cpu"
+    return setting == "split"
+
+
+def split_over_data(shardings, tree):
+    """Returns shardings with one more axis of each array split over data, where the number of its parts allows it.
+
+    An axis that is whole is split first, and an axis of stacked layers never: each layer's part is then contiguous.
+
+    Args:
+      shardings: the shardings of `tree`, from `tree_shardings`.
+      tree: arrays or shapes.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf, layout: _split_over_data(path_name(path), leaf.shape, layout), tree, shardings
+    )
+
+
 def leading_axes(name: str) -> int:
     """Returns the number of axes of the array at a path before those of a single layer's: 1 if layers are stacked."""
     return int(f"/{STACKED}/" in name)
@@ -198,6 +231,20 @@ def _put_rows(rows, layout, leading, hosts, number):
 def _assembled(shape, layout, part_at):
     with jax.transfer_guard_host_to_device("allow"):  # jax takes this for an implicit transfer
         return jax.make_array_from_callback(shape, layout, part_at)
+
+
+def _split_over_data(name, shape, layout):
+    mesh = layout.mesh
+    if mesh.shape["data"] == 1:
+        return layout
+    axes = [(axis,) if isinstance(axis, str) else tuple(axis or ()) for axis in layout.spec]
+    axes += [()] * (len(shape) - len(axes))
+    places = range(leading_axes(name), len(shape))
+    for place in sorted(places, key=lambda place: num_shards(mesh, axes[place]) > 1):
+        if shape[place] % num_shards(mesh, (*axes[place], "data")) == 0:
+            axes[place] += ("data",)
+            return NamedSharding(mesh, P(*axes))
+    return layout
 
 
 def _sharding(name, shape, mesh, leading):

@@ -53,7 +53,6 @@ WEAK = {
     "weak pairs, half kept": (1, 3, 0.5, False),
     "weak pairs, half kept, more anchors": (1, 8, 0.5, False),
     "weak pairs, half kept, of searched texts too": (1, 3, 0.5, True),
-    "weak pairs, half kept, of searched texts too, two epochs": (2, 3, 0.5, True),
 }
 BATCHES = (32, 128, 512, 2048)
 WIDTHS = (128, 64, 32, 16)

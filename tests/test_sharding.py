@@ -11,7 +11,9 @@ from jax.sharding import PartitionSpec as P
 from bert_jax import config as config_lib
 from bert_jax import model as model_lib
 from bert_jax import sharding
+from bert_jax.config.mesh import OPTIMIZER_STATE
 from bert_jax.errors import UserError
+from bert_jax.model import STACKED
 from bert_jax.training import optimizer as optimizer_lib
 
 
@@ -107,6 +109,34 @@ def test_every_leaf_has_one_rule_and_moments_lie_like_their_parameters(name):
             assert spec == specs["params/" + re.split("/(mu|nu)/", leaf)[-1]]
     assert specs["params/encoder/layers/1/attention/query/kernel"] == P("fsdp", "tensor")
     assert specs["params/encoder/layers/1/mlp/down/kernel"] == P("tensor", "fsdp")
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (4, 2, 1), (2, 2, 2), (1, 4, 2)])
+def test_moments_are_split_over_data_too(sizes):
+    shapes = state_shapes()
+    plain, split = sharding.tree_shardings(shapes, mesh(*sizes)), sharding.state_shardings(shapes, mesh(*sizes), True)
+    assert split["params"] == plain["params"]
+    for (path, leaf), layout, other in zip(
+        jax.tree_util.tree_leaves_with_path(shapes["opt_state"]),
+        *(jax.tree.leaves(layouts["opt_state"]) for layouts in (split, plain)),
+        strict=True,
+    ):
+        size, expected = (np.prod(place.shard_shape(leaf.shape)) for place in (layout, other))
+        assert size in (expected, expected // sizes[0]), path
+        if leaf.ndim == 2 and leaf.shape != (2, 16):  # two segments cannot be split in eight and hold few numbers
+            assert size == expected // sizes[0], path
+
+
+def test_layers_that_are_stacked_are_split_within_each():
+    shapes = {"layers": {STACKED: {"mlp": {"up": {"kernel": jax.ShapeDtypeStruct((8, 16, 64), np.float32)}}}}}
+    plain = sharding.tree_shardings(shapes, mesh(8, 1, 1))
+    (layout,) = jax.tree.leaves(sharding.split_over_data(plain, shapes))
+    assert layout.shard_shape((8, 16, 64)) == (8, 2, 64)
+
+
+def test_moments_are_split_on_accelerators_unless_told():
+    made = mesh(8, 1, 1)
+    assert [sharding.splits_optimizer_state(setting, made) for setting in OPTIMIZER_STATE] == [False, False, True]
 
 
 def test_no_large_leaf_is_whole_on_a_sharded_mesh():

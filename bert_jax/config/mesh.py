@@ -6,3 +6,4 @@ that it splits: sharding.RULES for parameters, model/layouts.LAYOUTS for activat
 
 AXES = ("data", "fsdp", "tensor")  # outermost first: the last axis has the nearest devices
 BATCH_AXES = ("data", "fsdp")  # the axes that split the rows of a batch
+OPTIMIZER_STATE = ("auto", "whole", "split")  # how devices hold what an optimizer keeps, see sharding.state_shardings

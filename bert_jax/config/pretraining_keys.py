@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bert_jax.config.kernels import LIMITS
-from bert_jax.config.mesh import BATCH_AXES
+from bert_jax.config.mesh import BATCH_AXES, OPTIMIZER_STATE
 from bert_jax.config.objective import OBJECTIVES
 from bert_jax.config.schema import Key
 
@@ -418,6 +418,17 @@ MESH = group(
 )
 MESH = {name: dataclasses.replace(key, resumable=True) for name, key in MESH.items()}
 
+_MOMENTS = group(
+    "mesh",
+    "layout",
+    optimizer_state=(
+        "auto",
+        "Moments on devices with the same parameters: whole on each, or a part of them on each of `data` (ZeRO's first "
+        "stage); auto: split on TPUs and GPUs.",
+        {"choices": OPTIMIZER_STATE} | MAY_CHANGE,
+    ),
+)
+
 _OPTIMIZER = group(
     "optimizer",
     "optimizer",
@@ -579,10 +590,9 @@ PROFILE = group(
     ),
 )
 
-PRETRAINING: dict[str, Key] = {
-    **_START, **_MODEL, **_OBJECTIVE, **_GENERATOR, **_DISTILLATION, **_DATA, **MESH, **_OPTIMIZER, **_TRAIN,
-    **PROFILE,
-}  # fmt: skip
+PRETRAINING: dict[str, Key] = (
+    _START | _MODEL | _OBJECTIVE | _GENERATOR | _DISTILLATION | _DATA | MESH | _MOMENTS | _OPTIMIZER | _TRAIN | PROFILE
+)
 
 # The model's keys alone, by the field of the spec that they set.
 MODEL: dict[str, Key] = {name.partition(".")[2]: key for name, key in _MODEL.items()}

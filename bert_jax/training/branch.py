@@ -91,12 +91,12 @@ def start(
         )
     mesh = learner.mesh
     old = step_lib.Learner.from_config(source_config, source.model, mesh, num_steps(source_config))
-    template = step_lib.saved(old.abstract_state(), mesh)
+    template = old.saved(old.abstract_state())
     stored = checkpoints.load_state(
         workdir, source.step, {"params": template["params"], "opt_state": template["opt_state"]}
     )
     state = learner.init_state()
-    own_state = step_lib.saved({"params": state["params"], "opt_state": state["opt_state"]}, mesh)
+    own_state = learner.saved({"params": state["params"], "opt_state": state["opt_state"]})
     fit = functools.partial(_fitted, config, source.model.spec)
     fresh, left = _difference(own_state["params"], stored["params"], fit)
     wrong = [name for name in (*fresh, *left) if name.startswith("encoder")]
@@ -120,7 +120,7 @@ def start(
     notes += changes_of_positions(source.model.spec, spec, config.init_positions)
     notes += [_goes_on(config, source_config, done)] if config.init_state == "run" else []
     say(f"branches from {source.name}, step {source.step:,}, with its moments" + "".join(f"; {note}" for note in notes))
-    return state | step_lib.restored(begun, learner.model, mesh), done
+    return state | learner.restored(begun), done
 
 
 def _goes_on(config, source_config, done):

@@ -15,7 +15,7 @@ class Option:
       reason: why it is set.
       device_kind: how jax's name of the devices that need it begins.
       fixed_in: version of libtpu from which on it is not needed; "" for none.
-      fsdp: whether only a mesh that splits parameters over its fsdp axis needs it.
+      several: whether only a mesh of several devices needs it.
     """
 
     name: str
@@ -23,7 +23,7 @@ class Option:
     reason: str
     device_kind: str = "TPU"
     fixed_in: str = ""
-    fsdp: bool = False
+    several: bool = False
 
 
 OPTIONS = (
@@ -34,7 +34,7 @@ OPTIONS = (
     Option(
         "xla_jf_spmd_threshold_for_windowed_einsum_mib", 1_000_000,
         "products with parameters that are gathered become loops of small ones, which move more bytes than they hide",
-        fsdp=True),
+        several=True),
 )  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def needed(mesh: Mesh, libtpu: str | None = None) -> list[Option]:
     """
     kind = mesh.devices.flat[0].device_kind
     options = [option for option in OPTIONS if kind.startswith(option.device_kind)]
-    options = [option for option in options if not option.fsdp or mesh.shape.get("fsdp", 1) > 1]
+    options = [option for option in options if not option.several or mesh.size > 1]
     if not options:
         return []
     version = _version(libtpu or _installed())

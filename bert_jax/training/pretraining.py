@@ -157,7 +157,7 @@ def _restore(run, inputs, source) -> tuple[dict, int, bool]:
     too) are taken from `source`, the model of config.init_from, if it is given.
     """
     config, learner, tokenizer = run.config, run.learner, inputs.corpora[0].tokenizer
-    template = step_lib.saved(learner.abstract_state(), learner.mesh)
+    template = learner.saved(learner.abstract_state())
     start = begun = None
     if source and config.init_state == "parameters":
         start = initial.params(config, source, learner.model, tokenizer, say, learner.objective)
@@ -179,13 +179,13 @@ def _restore(run, inputs, source) -> tuple[dict, int, bool]:
     restored = run.checkpoints.restore(template)
     if restored:
         state, done = restored
-        state = step_lib.restored(state, learner.model, learner.mesh)
+        state = learner.restored(state)
         state["bad_step"] = sharding.put(np.int32(-1), template["bad_step"].sharding)
         return state, done, False
     state = learner.init_state()
     if start:
         start = sharding.put(start, jax.tree.map(lambda leaf: leaf.sharding, template["params"]))
-        state["params"] = step_lib.restored(start, learner.model, learner.mesh)
+        state["params"] = learner.restored(start)
     return state, 0, True
 
 
@@ -314,7 +314,7 @@ class _Pretraining(loop.Run):
     def save(self, state, done, held_out):
         if self._adaptation and done == self.num_steps:
             self._adaptation.after(held_out or self._evaluation(state["params"], done))
-        self.checkpoints.save(done, step_lib.saved(state, self.mesh), held_out, self._record(done))
+        self.checkpoints.save(done, self.learner.saved(state), held_out, self._record(done))
 
     def _record(self, done):
         """Returns what differs from config.json at this step: the model's settings of the phase; None if nothing."""

@@ -41,6 +41,7 @@ class Learner:
       mesh: the mesh of state and batch.
       seed: the run's seed, of initialisation and dropout.
       microbatches: number of parts of a batch whose gradients are summed before an update.
+      split_optimizer: whether devices with the same parameters hold a part each of the optimizer's state.
     """
 
     objective: Objective
@@ -49,6 +50,7 @@ class Learner:
     mesh: Mesh
     seed: int = 0
     microbatches: int = 1
+    split_optimizer: bool = False
 
     @classmethod
     def from_config(
@@ -63,7 +65,7 @@ class Learner:
         """Builds objective and optimizer of a pre-training config.
 
         Args:
-          config: reads seed, optimizer, train.microbatches and what objectives.make reads.
+          config: reads seed, optimizer, train.microbatches, mesh.optimizer_state and what objectives.make reads.
           model: the model.
           mesh: the mesh of state and batch.
           num_steps: number of steps of the whole run.
@@ -74,7 +76,8 @@ class Learner:
         network = objective.network if setting(config.optimizer, "decoupled") else None
         schedule = schedule or run_schedule(config, num_steps)
         optimizer = make_optimizer(config.optimizer, num_steps, network=network, schedule=schedule)
-        return cls(objective, optimizer, schedule, mesh, config.seed, config.train.microbatches)
+        split = sharding.splits_optimizer_state(config.mesh.get("optimizer_state", "auto"), mesh)
+        return cls(objective, optimizer, schedule, mesh, config.seed, config.train.microbatches, split)
 
     def in_microbatches(self, number: int) -> "Learner":
         """Returns a learner with the same objective and optimizer that divides a batch into so many parts."""
@@ -93,7 +96,8 @@ class Learner:
     @functools.cached_property
     def state_shardings(self) -> dict:
         """Returns the shardings of every array of the state."""
-        return sharding.tree_shardings(jax.eval_shape(self._new_state, keys(self.seed)[0]), self.mesh)
+        shapes = jax.eval_shape(self._new_state, keys(self.seed)[0])
+        return sharding.state_shardings(shapes, self.mesh, self.split_optimizer)
 
     def init_state(self) -> dict:
         """Draws parameters and makes zero moments where they lie: no array is ever whole on one device."""
@@ -124,6 +128,9 @@ class Learner:
 
             params = state["params"]
             grads, sums = self.gradient_and_sums(params, batch, step_key, counts, teacher_params)
+            if self.split_optimizer:  # each device needs the sum of what its part of the moments takes
+                layouts = sharding.split_over_data(self.state_shardings["params"], grads)
+                grads = jax.lax.with_sharding_constraint(grads, layouts)
             updates, opt_state = self.optimizer.update(grads, state["opt_state"], params)
             grad_norm = optax.tree.norm(grads)
             loss = objective.mean_loss(sums, counts)
@@ -175,6 +182,14 @@ class Learner:
         whole = WholeParameters(self.state_shardings["params"], jnp.dtype(self.model.spec.dtype))
         others = (counts, step_key, teacher_params)
         return gradient_and_sums(loss_of, params, batch, step_key, self.microbatches, others, whole)
+
+    def saved(self, state: dict) -> dict:
+        """Returns the function `saved` of a state of this learner, or of parts of it."""
+        return saved(state, self.mesh, self.split_optimizer)
+
+    def restored(self, state: dict) -> dict:
+        """Returns the function `restored` of a state, or of parts of it, for this learner."""
+        return restored(state, self.model, self.mesh, self.split_optimizer)
 
     @property
     def teacher_shardings(self) -> tuple[None, ...]:
@@ -263,25 +278,25 @@ def make_eval_step(config, model: Model, mesh: Mesh, objective: Objective | None
     return compile_evaluation(objective or objective_lib.make(config, model).evaluated, mesh)
 
 
-def saved(state: dict, mesh: Mesh) -> dict:
+def saved(state: dict, mesh: Mesh, split_optimizer: bool = False) -> dict:
     """Converts the state, or parts of it, to the layout of checkpoints: a subtree for each layer.
 
     Stacked layers are taken apart on the devices, which hold them twice for as long as the result is kept. Shapes with
-    shardings are converted like arrays.
+    shardings are converted like arrays. `split_optimizer` is as in `Learner`.
     """
-    return _rearranged(unstack_layers, state, mesh)
+    return _rearranged(unstack_layers, state, mesh, split_optimizer)
 
 
-def restored(state: dict, model: Model, mesh: Mesh) -> dict:
+def restored(state: dict, model: Model, mesh: Mesh, split_optimizer: bool = False) -> dict:
     """Converts what `saved` returned, or parts of it, to the layout that this model is trained in."""
-    return _rearranged(stack_layers, state, mesh) if model.spec.scan_layers else state
+    return _rearranged(stack_layers, state, mesh, split_optimizer) if model.spec.scan_layers else state
 
 
-def _rearranged(function, state, mesh):
+def _rearranged(function, state, mesh, split_optimizer):
     shapes = jax.eval_shape(function, state)
     if jax.tree.structure(shapes) == jax.tree.structure(state):
         return state
-    shardings = sharding.tree_shardings(shapes, mesh)
+    shardings = sharding.state_shardings(shapes, mesh, split_optimizer)
     if isinstance(jax.tree.leaves(state)[0], jax.ShapeDtypeStruct):
         return jax.tree.map(_placed, shapes, shardings)
     return jax.jit(function, out_shardings=shardings)(state)

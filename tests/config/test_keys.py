@@ -64,7 +64,8 @@ def test_choices_are_what_is_implemented():
     assert set(keys.MODEL["attention_kernel"].choices) == {"auto", "xla", *BY_UNITS, *FUSED}
     assert keys.PRETRAINING["objective.name"].choices == tuple(OBJECTIVES)
     axes = [name.partition(".")[2] for name in keys.PRETRAINING if name.startswith("mesh.")]
-    assert axes == [*mesh.AXES, "across_slices"]
+    assert axes == [*mesh.AXES, "across_slices", "optimizer_state"]
+    assert keys.PRETRAINING["mesh.optimizer_state"].choices == mesh.OPTIMIZER_STATE
 
 
 def test_losses_and_pooling_are_what_is_implemented():

@@ -73,9 +73,11 @@ def corpus(tmp_path_factory):
 
 
 @pytest.mark.more
-def test_a_run_goes_on_from_a_copy(corpus, tmp_path, monkeypatch, capfd):
+@pytest.mark.parametrize("optimizer_state", ["whole", "split"])
+def test_a_run_goes_on_from_a_copy(corpus, tmp_path, monkeypatch, capfd, optimizer_state):
     """Stopped by a signal, with a checkpoint that fails: the same rows as those of a run that was never stopped."""
     config = make_config(corpus)
+    config.mesh.optimizer_state = optimizer_state
     config.train.update(num_steps=9, eval_every=0, tensorboard=False, progress=False, report=False)
     pretraining.pretrain(config, tmp_path / "whole")
 

@@ -18,7 +18,7 @@ DOT_DOT, WINDOWED = "xla_tpu_dot_dot_fusion", "xla_jf_spmd_threshold_for_windowe
 
 
 @pytest.mark.parametrize(
-    ("kind", "libtpu", "fsdp", "expected"),
+    ("kind", "libtpu", "devices", "expected"),
     [
         ("TPU v6 lite", "0.0.42.1", 1, {DOT_DOT}),
         ("TPU v6 lite", "0.0.42.1", 4, {DOT_DOT, WINDOWED}),
@@ -30,9 +30,8 @@ DOT_DOT, WINDOWED = "xla_tpu_dot_dot_fusion", "xla_jf_spmd_threshold_for_windowe
         ("NVIDIA H200", "0.0.42.1", 8, set()),
     ],
 )
-def test_each_option_where_it_is_needed(kind, libtpu, fsdp, expected):
-    devices = np.array([types.SimpleNamespace(device_kind=kind)])
-    mesh = types.SimpleNamespace(devices=devices, shape={"data": 1, "fsdp": fsdp, "tensor": 1})
+def test_each_option_where_it_is_needed(kind, libtpu, devices, expected):
+    mesh = types.SimpleNamespace(devices=np.array([types.SimpleNamespace(device_kind=kind)] * devices), size=devices)
     assert {option.name for option in compiler.needed(mesh, libtpu)} == expected
 
 
@@ -50,7 +49,7 @@ def test_a_step_that_computes_attention_with_dropout_again_compiles_for_v6e(tpu_
     config.model.update(scan_layers=True, remat="dots_no_batch", attention_kernel="xla")
     mesh = sharding.make_mesh({"data": 4 // fsdp, "fsdp": fsdp, "tensor": 1}, tpu_devices("v6e:2x2"))
     names = {option.name for option in compiler.needed(mesh, "0.0.42.1")}
-    assert names == ({DOT_DOT, WINDOWED} if fsdp > 1 else {DOT_DOT})
+    assert names == {DOT_DOT, WINDOWED}
     model = model_lib.build(config.model, 64, platform="tpu")
 
     def described(*shape, dtype=np.int32):

@@ -104,7 +104,7 @@ def test_what_may_change(config, finished, tmp_path):
         shutil.rmtree(run / "checkpoints" / str(step))
     shutil.copytree(config.data.corpus, tmp_path / "moved")
     config.data.update(corpus=str(tmp_path / "moved"), prefetch=4)
-    config.mesh.update(data=2, fsdp=2, tensor=2)
+    config.mesh.update(data=2, fsdp=2, tensor=2, optimizer_state="split")
     config.train.update(microbatches=2, keep_newest=5, eval_every=6, tensorboard=False)
     pretraining.pretrain(config, run)
     expected, resumed = logged_rows(finished), logged_rows(run)
@@ -116,10 +116,11 @@ def test_what_may_change(config, finished, tmp_path):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("scanned", [(False, True), (True, False)])
-def test_scanned_layers_lie_in_a_checkpoint_one_by_one(config, tmp_path, scanned):
+@pytest.mark.parametrize(("scanned", "optimizer_state"), [((False, True), "whole"), ((True, False), "split")])
+def test_scanned_layers_lie_in_a_checkpoint_one_by_one(config, tmp_path, scanned, optimizer_state):
     """Half a run with scanned layers and half without them is a run; and either starts a new one."""
     config.model.num_layers = 2
+    config.mesh.optimizer_state = optimizer_state
     config.train.update(num_steps=8, eval_every=8)
     losses = {}
     for name, switches in (("whole", scanned[:1] * 2), ("changed", scanned)):
