@@ -9,8 +9,9 @@ The parts:
 
     wordnet  a reverse dictionary: from a definition of the test split to its words, among those of all splits
     squad    from a question to its paragraph, among the paragraphs of dev: sentences with the rest of their paragraph
-             (of WikiText-2 too, in data/wikitext-2/train.txt.gz), then pairs, mined negatives, and rerankers on top, by
-             late interaction and a cross-encoder; --model must read rows of 192 tokens
+             (of WikiText-2 too, in data/wikitext-2/train.txt.gz), then pairs; the same where the first stage knows the
+             paragraphs that will be searched, but no question of them; and on top of that mined negatives and
+             rerankers, by late interaction and a cross-encoder; --model must read rows of 192 tokens
     stsb     graded pairs (CoSENT), the same with Matryoshka widths, and the sentences alone (SimCSE)
     batch    the reverse dictionary in batches of several sizes, at equal text
 
@@ -45,15 +46,14 @@ RATE_SEED = 100  # trains at every rate
 RATES = (3e-4, 1e-3, 3e-3)
 FEWER = (1e-3, 3e-3), SEEDS[0]  # rates, and the seed that trains at each, of parts that take hours
 WEAK_RATE = 1e-3  # the first stage of squad, which one seed trains
-# Its arms, chosen among as rates are: epochs, the most anchors of a paragraph, how many paragraphs keep their anchor,
-# and whether the paragraphs that will be searched are among them.
+# Its arms, chosen among as rates are: epochs, the most anchors of a paragraph, how many paragraphs keep their anchor.
 WEAK = {
-    "weak pairs": (1, 3, 0.0, False),
-    "weak pairs, four epochs": (4, 3, 0.0, False),
-    "weak pairs, half kept": (1, 3, 0.5, False),
-    "weak pairs, half kept, more anchors": (1, 8, 0.5, False),
-    "weak pairs, half kept, of searched texts too": (1, 3, 0.5, True),
+    "weak pairs": (1, 3, 0.0),
+    "weak pairs, four epochs": (4, 3, 0.0),
+    "weak pairs, half kept": (1, 3, 0.5),
+    "weak pairs, half kept, more anchors": (1, 8, 0.5),
 }
+KNOWN = "texts known"  # appended to arms whose first stage has the searched paragraphs too
 BATCHES = (32, 128, 512, 2048)
 WIDTHS = (128, 64, 32, 16)
 DEPTH = 100  # documents of a ranking, as measures need it
@@ -212,22 +212,31 @@ def squad(runner: Runner, data: pathlib.Path) -> None:
         f"--config.task.held_out={tune}", f"--config.data.sequence_length={PARAGRAPH}",
         "--config.train.num_epochs=5", "--config.train.eval_every=100000",
     ]  # fmt: skip
-    stages = {}
-    for arm, (epochs, anchors, kept, searched) in WEAK.items():
-        sentences = _weak_pairs(runner, data, anchors, kept, task.documents if searched else ())
-        weak = ["--config=embedding/pairs", f"--config.task.train={sentences}", *flags,
-                "--config.data.batch_size=64", f"--config.train.num_epochs={epochs}"]  # fmt: skip
 
-        def first_stage(arm=arm, weak=weak):
+    def first_stage(arm, settings, searched=()):
+        """Trains the first stage, unless it is; returns its result."""
+        epochs, anchors, kept = settings
+        sentences = _weak_pairs(runner, data, anchors, kept, searched)
+        weak = ["--config=embedding/pairs", f"--config.task.train={sentences}", *flags, "--config.data.batch_size=64",
+                f"--config.train.num_epochs={epochs}"]  # fmt: skip
+
+        def make():
             tune = runner.train("squad", arm, weak, WEAK_RATE, SEEDS[0])
             return tune | {"test": retrieve(runner.folder("squad", arm, WEAK_RATE, SEEDS[0]), task)}
 
-        stage = runner.result(first_stage, part="squad", arm=arm, rate=WEAK_RATE, seed=SEEDS[0])
-        stages[stage["tune"]["ndcg@10"]] = runner.folder("squad", arm, WEAK_RATE, SEEDS[0])
-    flags.append(f"--config.init_from={stages[max(stages)]}")
-    pairs = ["--config=embedding/pairs", f"--config.task.train={train}", *flags, "--config.data.batch_size=64"]
-    runner.tuned("squad", "pairs", pairs, "ndcg@10", lambda folder: retrieve(folder, task), *FEWER)
-    retriever = runner.best("squad", "pairs")
+        return runner.result(make, part="squad", arm=arm, rate=WEAK_RATE, seed=SEEDS[0])
+
+    stages = {first_stage(arm, settings)["tune"]["ndcg@10"]: arm for arm, settings in WEAK.items()}
+    chosen = stages[max(stages)]
+    first_stage(f"{chosen}, {KNOWN}", WEAK[chosen], task.documents)
+    start = {}
+    for known in (f", {KNOWN}", ""):
+        start[known] = f"--config.init_from={runner.folder('squad', chosen + known, WEAK_RATE, SEEDS[0])}"
+        pairs = ["--config=embedding/pairs", f"--config.task.train={train}", *flags, start[known],
+                 "--config.data.batch_size=64"]  # fmt: skip
+        runner.tuned("squad", "pairs" + known, pairs, "ndcg@10", lambda folder: retrieve(folder, task), *FEWER)
+    flags.append(start[f", {KNOWN}"])
+    retriever = runner.best("squad", f"pairs, {KNOWN}")
     files = {}
     for split, path, number in (("train", train, 3), ("tune", tune, 15)):
         files[split] = runner.workdir / f"squad_{split}_mined.jsonl"
