@@ -76,6 +76,7 @@ def test_a_rate_too_low_for_the_width_is_the_likeliest_cause(runs):
     assert finding.causes[0].startswith(f"learning rate of 1e-06, below the {low:.2g} to {high:.2g}")
 
 
+@pytest.mark.more
 def test_a_gain_that_the_seeds_show_is_a_note(runs):
     scratch = runs("scratch_low", from_scratch=True, **{"optimizer.learning_rate": 1e-6})
     finding = findings(runs("good"), scratch)["better_than_scratch"]

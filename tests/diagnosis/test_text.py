@@ -96,6 +96,7 @@ def test_pairs_that_leave_out_text(tmp_path, capfd):
     assert f"rows of segment_pair hold {share:.1%} of the text of {corpus}" in capfd.readouterr().out
 
 
+@pytest.mark.more
 def test_a_corpus_that_was_moved(copy, chain_corpus):
     run = json.loads((copy / "run.json").read_text())
     run["corpora"][0]["path"] = "/no/such"

@@ -116,6 +116,7 @@ def test_what_a_job_leaves_behind(whole):
     assert (folder / "pretrain/config.json").exists() and (folder / "finetune-bigram_shift/summary.json").exists()
 
 
+@pytest.mark.more
 def test_nothing_is_repeated(whole):
     launcher, _, _ = whole
     before = {path: path.read_bytes() for path in launcher.workdir.glob("*/*/starts.jsonl")}

@@ -75,6 +75,7 @@ def flags(corpus, programs, tmp_path_factory):  # noqa: F811
     )
 
 
+@pytest.mark.more
 def test_other_first_weights(flags):
     source = open_model(flags.model)
     batch = {

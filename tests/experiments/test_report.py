@@ -198,6 +198,7 @@ def test_only_the_arms_of_a_measure(tmp_path):
     assert "none against pairs" in in_words(text) and "ltr" not in in_words(text)
 
 
+@pytest.mark.more
 def test_own_rows_and_masks_are_told(tmp_path):
     arms = {"15": {"data.mask_rate": 0.15}, "40": {"data.mask_rate": 0.4}}
     made_folders.write(tmp_path, {"15": [5.0, 5.1], "40": [5.5, 5.7]}, arms=arms)

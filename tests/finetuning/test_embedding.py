@@ -216,6 +216,7 @@ def test_a_run_goes_on_bit_for_bit(data, tmp_path):
         np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.more
 def test_the_doctor_reads_embedders(finished, data, tmp_path):
     assert report.diagnose(reading.read(str(finished[0]))) == []
     workdir = tmp_path / "run"

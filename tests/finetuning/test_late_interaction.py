@@ -116,6 +116,7 @@ def test_parts_and_meshes_change_nothing(data, switches, monkeypatch):  # noqa: 
             np.testing.assert_allclose(leaf, own, atol=2e-4)  # Adam's first step divides by the gradient itself
 
 
+@pytest.mark.more
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("loss", ["margin_mse", "kl"])
 def test_a_teachers_scores(data, tmp_path, loss):  # noqa: F811

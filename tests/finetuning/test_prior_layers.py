@@ -44,9 +44,9 @@ def test_the_loss_is_the_mean_over_layers_and_their_divergence(deep):
     params = jax.tree.map(lambda leaf: leaf[0], state["params"])
     loss = VectorLoss(learner.model, learner.config.loss, "info_nce", normalize=False)
     numbers = jnp.arange(16, dtype=jnp.int32)
-    vectors = loss.encode(params, own, numbers, jax.random.key(3))
+    vectors = jax.jit(loss.encode)(params, own, numbers, jax.random.key(3))
     assert vectors["anchors"].shape == (16, 96) and vectors["others"].shape == (16, 1, 96)
-    total, _ = loss.loss(params, vectors, own)
+    total, _ = jax.jit(loss.loss)(params, vectors, own)
     layers = [{name: array[..., 32 * i : 32 * (i + 1)] for name, array in vectors.items()} for i in range(3)]
     losses = [float(loss._loss_of(params, layer, own)[0]) for layer in layers]
     texts = [np.concatenate([layer["anchors"], layer["others"][:, 0]]).astype(np.float64) for layer in layers]

@@ -133,6 +133,7 @@ def test_what_is_opened_ranks_as_the_run_did(finished, tmp_path):
                                   reranker.scores(record["query"], record["document"]))  # fmt: skip
 
 
+@pytest.mark.more
 def test_the_doctor_reads_rerankers(finished, data, tmp_path):
     assert report.diagnose(reading.read(str(finished[0]))) == []
     config = make_config(data, **{"train.num_steps": 1, "optimizer.learning_rate": 1e-5})
@@ -141,6 +142,7 @@ def test_the_doctor_reads_rerankers(finished, data, tmp_path):
     assert names & {"near_chance", "failed_seeds"}
 
 
+@pytest.mark.more
 def test_a_reranker_is_trained_further(finished, data, tmp_path, capsys):
     """Its output layer is kept, also where another program named its output, and on several seeds side by side."""
     huggingface.write(open_model(finished[0]), tmp_path / "written")

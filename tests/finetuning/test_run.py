@@ -194,6 +194,7 @@ def test_from_a_fine_tuned_model_with_other_labels(finished, folder, tmp_path, c
     assert "nothing to do: step 6 of 40 is done" in capfd.readouterr().out
 
 
+@pytest.mark.more
 def test_when_no_seed_is_finite_any_more(folder, tmp_path):
     config = make_config(folder, **{"optimizer.learning_rate": 1e38, "optimizer.clip_norm": 0.0, "train.log_every": 1})
     with pytest.raises(UserError, match=r"step \d+: the loss, a gradient or a parameter is not finite; the") as caught:
@@ -338,6 +339,7 @@ def test_other_columns_come_back_with_the_predictions(folder, tmp_path):
         assert words[row["id"]]["text"] == row["words"]
 
 
+@pytest.mark.more
 def test_answers(folder, tmp_path):
     context = " ".join(WORDS[:20])
     questions = [
@@ -412,6 +414,7 @@ def test_the_default_rate_is_chosen_once(folder, tmp_path, capfd):
         finetuning.finetune(config, tmp_path / "run")
 
 
+@pytest.mark.more
 def test_the_default_rate_of_adapters_is_said_to_be_theirs(folder, tmp_path, capfd):
     config = make_config(folder, **{"optimizer.learning_rate": -1.0, "train.num_steps": 1, "tuning.lora_rank": 2})
     finetuning.finetune(config, tmp_path / "run")

@@ -95,6 +95,7 @@ def test_scores_follow_from_the_checkpoints_vectors_and_the_fresh_head(pretraine
     np.testing.assert_allclose(written, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.more
 def test_from_scratch_takes_nothing_but_the_architecture(pretrained, started, texts, tmp_path):
     run = json.loads((started / "run.json").read_text())
     config = finetune_config.base()

@@ -99,7 +99,8 @@ def test_a_seed_alone_and_beside_others():
     assert abs(expected - expected[:, :1])[:, 1:].min() > 1e-4  # they do differ
 
 
-@pytest.mark.parametrize("changes", [pytest.param({"at_once": 2}, marks=pytest.mark.full), {"mesh_sizes": (8, 1, 1)}])
+@pytest.mark.full
+@pytest.mark.parametrize("changes", [{"at_once": 2}, {"mesh_sizes": (8, 1, 1)}])
 def test_groups_and_meshes_change_nothing(changes):
     state, values = run(make_learner(SEEDS, **changes))
     np.testing.assert_allclose(values, together()[1], rtol=1e-5)

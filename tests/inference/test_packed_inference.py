@@ -64,6 +64,7 @@ def test_a_prompt_that_is_not_pooled(tokenizer):
     np.testing.assert_allclose(packed, plain, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("pooling", ["dense", "max"])
 def test_classify(tokenizer, pooling):
     model = make_model(tokenizer, Task("sequence_classification", 3, pooling), tuple("abc"), problem="single_label",
@@ -72,6 +73,7 @@ def test_classify(tokenizer, pooling):
     close(*both(bert_jax.Classifier, model, TEXTS[:9], TEXTS[9:18]))
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("crf", [True, False])
 def test_tag(tokenizer, crf):
     labels = ("O", "B-X", "I-X", "B-Y", "I-Y")

@@ -18,6 +18,7 @@ from tests.inference import conftest as tiny
 TEXTS = ["ab cd ef", "be", "da ab cd , be ca da fa"]
 
 
+@pytest.mark.more
 def test_sparse_vectors(tmp_path):
     tokenizer = tiny.hugging_face.wordpiece(tiny.VOCABULARY, True, "test")
     settings = {"sparse": ("max", "relu"), "max_terms": 7}

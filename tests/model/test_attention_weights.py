@@ -67,7 +67,11 @@ def by_numpy(params, states, batch, causal):
 
 @pytest.mark.parametrize(
     ("changes", "packed", "stacked"),
-    [({}, False, False), ({"scan_layers": True}, True, True), ({"attention": "causal"}, False, False)],
+    [
+        ({}, False, False),
+        pytest.param({"scan_layers": True}, True, True, marks=pytest.mark.more),
+        ({"attention": "causal"}, False, False),
+    ],
 )
 def test_weights_are_those_of_the_formula(params, changes, packed, stacked):
     model, batch = build(**changes), make_batch(packed)

@@ -108,6 +108,7 @@ def test_padding_changes_nothing(params, scan_layers):
     np.testing.assert_array_equal(outputs["hidden"][~absent], other["hidden"][~absent])
 
 
+@pytest.mark.more
 def test_a_model_of_one_token_type_reads_pairs():
     model = build(**ROBERTA)
     params, pairs = model.init(jax.random.key(0)), make_batch([17, 5], 17)

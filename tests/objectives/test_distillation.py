@@ -89,7 +89,7 @@ def step(config, mesh_sizes):
     return jax.device_get(state), jax.device_get(metrics)
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.full
 @pytest.mark.parametrize("mesh_sizes", [(4, 1, 1), (2, 2, 2)])
 def test_shards_and_microbatches_change_nothing(mesh_sizes):
     one, other = step(make_config(), (1, 1, 1)), step(make_config(2), mesh_sizes)

@@ -187,9 +187,10 @@ def run(sharing="tied", mesh_sizes=(1, 1, 1), microbatches=1, scan_layers=False,
     return jax.device_get(step_lib.saved(state, mesh)), jax.device_get(metrics)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("mesh_sizes", "microbatches", "scan_layers"),
-    [pytest.param((8, 1, 1), 2, False, marks=pytest.mark.full), ((2, 2, 2), 4, True)],
+    [((8, 1, 1), 2, False), ((2, 2, 2), 4, True)],
 )
 def test_shards_and_microbatches_change_nothing(mesh_sizes, microbatches, scan_layers):
     actual, expected = run("tied", mesh_sizes, microbatches, scan_layers), run()

@@ -49,6 +49,7 @@ def _exchanged(step):
     return {kind: sum(one.count * one.bytes for one in step.collectives if one.kind == kind) for kind in kinds}
 
 
+@pytest.mark.full
 def test_gradients_are_reduced_over_all_chips(config, libtpu):
     config.mesh.optimizer_state = "whole"
     (phase,) = config_lib.phases(config)
@@ -67,6 +68,19 @@ def test_gradients_of_split_moments_are_scattered_and_parameters_gathered(compil
     assert parameters / 2 <= exchanged["reduce-scatter"] + exchanged["all-reduce"] <= parameters + 4096
 
 
+def test_operations_after_one_another_take_at_least_the_bound(compiled):
+    _, step, _ = compiled
+    chip = chips.parse("v5e:2x2").chip
+    least = max(step.products / chip.flops, step.hbm_bytes / chip.hbm_bandwidth)
+    waits = sum(step.timeline.exposed.values())
+    assert (
+        least + waits
+        <= step.timeline.seconds
+        <= step.products / chip.flops + step.hbm_bytes / chip.hbm_bandwidth + waits
+    )
+    assert waits <= sum(one.count * one.seconds for one in step.collectives) * (1 + 1e-9)
+
+
 @pytest.mark.full
 def test_gradients_of_split_kernels_are_scattered_layer_by_layer(config, libtpu):
     config.model.update(num_layers=3, scan_layers=True, attention_kernel="xla")
@@ -79,6 +93,7 @@ def test_gradients_of_split_kernels_are_scattered_layer_by_layer(config, libtpu)
     assert all(each.count < 3 or each.bytes < kernel for each in compiled.collectives if each.kind == "all-reduce")
 
 
+@pytest.mark.full
 def test_what_does_not_fit_is_told_with_what_makes_it_fit(compiled):
     config, step, _ = compiled
     topology = chips.parse("v5e:2x2")
@@ -326,6 +341,7 @@ def test_a_compiler_that_crashes_ends_no_plan(libtpu, config):
         isolated.compile_phase(config, chips.parse("v5e:2x2"), phase)
 
 
+@pytest.mark.full
 def test_the_compilers_process_ends_with_the_plans(libtpu):
     """kill -9 of a plan leaves no process, and what it was sent needs no reference to be resolved."""
     code = """

@@ -251,6 +251,7 @@ def test_the_command(embedder, tokenizer, tmp_path):
         assert codes[name] == 2 and message in said[name] and len(said[name].strip().splitlines()) <= 3, said[name]
 
 
+@pytest.mark.more
 def test_late_interaction_by_the_command(tmp_path):
     """A model with a vector for each token searches without an index, and reranks."""
     huggingface.write(multi_vector_model(**MARKERS), tmp_path / "late")
@@ -284,6 +285,7 @@ def test_late_interaction_by_the_command(tmp_path):
         assert codes[name] == 2 and message in said[name], (name, said[name])
 
 
+@pytest.mark.more
 def test_sparse_vectors_by_the_command(tokenizer, tmp_path):
     """A sparse model searches without an index."""
     settings = {"sparse": ("max", "relu"), "prompts": {"query": "cd "}}

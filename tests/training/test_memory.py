@@ -41,9 +41,10 @@ CHANGES = [
 ]  # fmt: skip
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("changes", "devices"),
-    [({"train.microbatches": 4}, 1), *(pytest.param(changes, 8, marks=pytest.mark.full) for changes in CHANGES)],
+    [({"train.microbatches": 4}, 1), *((changes, 8) for changes in CHANGES)],
 )
 def test_an_estimate_from_few_layers_is_what_the_compiler_reports_of_all(deep, changes, devices):
     deep.update_from_flattened_dict(changes)

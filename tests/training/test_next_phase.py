@@ -215,6 +215,7 @@ def assert_same_run(workdir, other):
     jax.tree.map(np.testing.assert_array_equal, *(open_model(each).params for each in (workdir, other)))
 
 
+@pytest.mark.full
 def test_a_run_through_two_phases(recipe, tmp_path, monkeypatch):
     """The bits of a run that compiles when it must, and of one that is resumed on each side of the border."""
     with monkeypatch.context() as patch:

@@ -207,7 +207,7 @@ def test_pairs_teach_the_same(config, format, pairs):
     same(outputs[rows[f"{pairs}_label"] >= 0], plain_outputs)  # in the same order, row by row
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.full
 @pytest.mark.parametrize(("axes", "microbatches"), [({}, 4), ({"data": 2, "fsdp": 4}, 1)])
 def test_a_step_on_packed_pairs_is_the_same_everywhere(config, axes, microbatches):
     """P4: each pair counts equally, however many its part of the batch holds."""

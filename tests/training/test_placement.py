@@ -130,6 +130,7 @@ def test_data_that_hang_do_not_keep_the_loop_from_ending(monkeypatch):
     wait_until(lambda: not is_running())
 
 
+@pytest.mark.more
 def test_an_error_of_the_data_ends_a_run_at_its_step_and_it_goes_on(config, finished, tmp_path, monkeypatch):
     """The steps before are done and logged; started again, it has the bits of a run without the error."""
     whole = loader.Loader.__iter__

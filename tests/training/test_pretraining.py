@@ -172,6 +172,7 @@ def test_evaluation_against_the_definitions(config):
         jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
+@pytest.mark.more
 def test_left_to_right(config, tmp_path):
     config.model.update(attention="causal", pooler=False)
     config.objective.update(name="ltr", next_sentence=False)

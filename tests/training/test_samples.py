@@ -1,6 +1,7 @@
 """Samples of predictions are those of the model for masks of held-out text."""
 
 import numpy as np
+import pytest
 
 from bert_jax import model as model_lib
 from bert_jax import objectives, sharding
@@ -22,6 +23,7 @@ def made(config):
     return learner.objective, params, loader.eval_batches(config, 0)[0], corpora[0].tokenizer, mesh
 
 
+@pytest.mark.more
 def test_samples_of_replaced_tokens_show_what_the_discriminator_says(config):
     config.objective.name = "rtd"
     objective, params, batch, tokenizer, mesh = made(config)

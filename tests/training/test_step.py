@@ -92,11 +92,18 @@ def test_microbatches_and_shards_change_nothing_without_dropout(mesh_sizes, micr
     assert_same(run(make_config(0.0, microbatches, scan_layers), mesh_sizes), reference(0.0))
 
 
-_MORE = (((2, 2, 2), 16, 2), ((8, 1, 1), 24, 2), ((8, 1, 1), 16, 2), ((1, 8, 1), 32, 4), ((2, 4, 1), 24, 2))
+_MORE = (
+    ((2, 4, 1), 16, 2),
+    ((2, 2, 2), 16, 2),
+    ((8, 1, 1), 24, 2),
+    ((8, 1, 1), 16, 2),
+    ((1, 8, 1), 32, 4),
+    ((2, 4, 1), 24, 2),
+)
 _OTHERS = [pytest.param(*case, marks=pytest.mark.full) for case in _MORE]
 
 
-@pytest.mark.parametrize(("mesh_sizes", "rows", "microbatches"), [((2, 4, 1), 16, 2), ((1, 1, 1), 16, 4), *_OTHERS])
+@pytest.mark.parametrize(("mesh_sizes", "rows", "microbatches"), [((1, 1, 1), 16, 4), *_OTHERS])
 def test_microbatches_of_any_mesh_drop_what_the_whole_batch_would(mesh_sizes, rows, microbatches):
     """Each device's gradients are added up by themselves, or, where rows do not divide, with the others'."""
     batch = {name: np.concatenate([array, array[::-1]])[:rows] for name, array in make_batch().items()}
