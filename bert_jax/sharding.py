@@ -27,6 +27,7 @@ RULES = (
     (r"(embeddings/word|mlm/decoder)/embedding", P("tensor", "fsdp"), P(None, ("fsdp", "tensor"))),
     (r"embeddings/(position|token_type)/embedding", P(None, ("fsdp", "tensor"))),
     (r"(encoder/relative|mask_decoder/position)/embedding", P(None, ("fsdp", "tensor"))),
+    (r"encoder/position_bias/embedding", P(None, "tensor")),
     (r"embeddings/projection/kernel", P(None, "fsdp")),
     (r"attention/(position_)?(query|key|value)/kernel", P("fsdp", "tensor")),
     (r"attention/(position_)?(query|key|value)/bias", P("tensor")),

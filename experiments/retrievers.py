@@ -229,14 +229,18 @@ def squad(runner: Runner, data: pathlib.Path) -> None:
     stages = {first_stage(arm, settings)["tune"]["ndcg@10"]: arm for arm, settings in WEAK.items()}
     chosen = stages[max(stages)]
     first_stage(f"{chosen}, {KNOWN}", WEAK[chosen], task.documents)
-    start = {}
-    for known in (f", {KNOWN}", ""):
-        start[known] = f"--config.init_from={runner.folder('squad', chosen + known, WEAK_RATE, SEEDS[0])}"
-        pairs = ["--config=embedding/pairs", f"--config.task.train={train}", *flags, start[known],
-                 "--config.data.batch_size=64"]  # fmt: skip
-        runner.tuned("squad", "pairs" + known, pairs, "ndcg@10", lambda folder: retrieve(folder, task), *FEWER)
-    flags.append(start[f", {KNOWN}"])
-    retriever = runner.best("squad", f"pairs, {KNOWN}")
+    stage = {known: runner.folder("squad", chosen + known, WEAK_RATE, SEEDS[0]) for known in ("", f", {KNOWN}")}
+    mixture = f"questions={train},sentences={_weak_pairs(runner, data, *WEAK[chosen][1:], task.documents)}"
+    for arm, known, texts, more in (
+        ("pairs beside sentences", f", {KNOWN}", mixture, ["--config.data.weights=1,1", "--config.train.num_epochs=1"]),
+        ("pairs", f", {KNOWN}", train, []),
+        ("pairs", "", train, []),
+    ):
+        pairs = ["--config=embedding/pairs", f"--config.task.train={texts}", *flags, "--config.data.batch_size=64",
+                 f"--config.init_from={stage[known]}", *more]  # fmt: skip
+        runner.tuned("squad", arm + known, pairs, "ndcg@10", lambda folder: retrieve(folder, task), *FEWER)
+    retriever = runner.best("squad", f"pairs beside sentences, {KNOWN}")
+    flags.append(f"--config.init_from={retriever}")
     files = {}
     for split, path, number in (("train", train, 3), ("tune", tune, 15)):
         files[split] = runner.workdir / f"squad_{split}_mined.jsonl"
@@ -248,13 +252,8 @@ def squad(runner: Runner, data: pathlib.Path) -> None:
     lines = (json.loads(line) for line in files["train"].read_text("utf-8").splitlines())
     _write(first, (line | {"negatives": line["negatives"][:1]} for line in lines))
     negatives = [f"--config.task.train={first}", "--config.task.negatives=negatives"]
-    hard = [
-        "--config=embedding/pairs",
-        *negatives,
-        *flags,
-        "--config.data.batch_size=32",
-        "--config.train.num_epochs=2",
-    ]
+    hard = ["--config=embedding/pairs", *negatives, *flags, "--config.data.batch_size=32",
+            "--config.train.num_epochs=2"]  # fmt: skip
     runner.tuned("squad", "hard negatives", hard, "ndcg@10", lambda folder: retrieve(folder, task), *FEWER)
     late = ["--config=embedding/colbert", *negatives, *flags, "--config.data.batch_size=32",
             "--config.task.embedding_size=64", "--config.train.num_epochs=2"]  # fmt: skip

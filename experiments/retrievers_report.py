@@ -20,6 +20,7 @@ from experiments.pretraining_report import spread
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "retrievers.jsonl"
 METRICS = {"stsb": ("spearman_128", "spearman_64", "spearman_32", "spearman_16"),
+           "squad": ("mrr@10", "recall@1", "recall@10", "ndcg@10"),
            "others": ("recall@1", "recall@10", "mrr@10", "ndcg@10")}  # fmt: skip
 UNTRAINED = "untrained"
 

@@ -28,6 +28,8 @@ COVERED_BY = {
     "config/layout.py": ("config/test_pretraining.py", "checked as a part of a config"),
     "config/mesh.py": ("test_sharding.py", "names of axes, for the table of layouts"),
     "config/objective.py": ("objectives/test_objectives.py", "facts of the objectives tested there"),
+    "config/key_groups.py": ("config/test_keys.py", "makes groups of keys for the table"),
+    "config/model_keys.py": ("config/test_keys.py", "the model's part of the table of keys"),
     "config/pretraining_keys.py": ("config/test_keys.py", "half of the table of keys"),
     "config/recipes.py": ("test_family_recipes.py", "loads every recipe"),
     "config/schema.py": ("config/test_keys.py", "the type of the table's entries"),

@@ -63,6 +63,23 @@ REFUSALS = (
         "this kernel has no place for the scores of config.model.positions={positions}; expected auto, xla or row",
     ),
     Refusal(
+        "attention_kernel",
+        lambda m: _has(m, "bias") and m["attention_kernel"] not in ("auto", "xla"),
+        "this kernel has no place for the bias of config.model.positions={positions}; expected auto or xla",
+    ),
+    Refusal(
+        "bias_buckets",
+        lambda m: _has(m, "bias") and (m["bias_buckets"] < 4 or m["bias_buckets"] % 2 != 0),
+        "half of the rows are for tokens before and half for those behind, and half of these for logarithms of "
+        "distances; expected an even number from 4 on",
+    ),
+    Refusal(
+        "bias_distance",
+        lambda m: _has(m, "bias") and m["bias_distance"] <= m["bias_buckets"] // 4,
+        "a fourth of config.model.bias_buckets={bias_buckets} are one distance each, and logarithms begin behind them; "
+        "expected more than {bias_buckets} / 4",
+    ),
+    Refusal(
         "relative_buckets",
         lambda m: m["relative_buckets"] and (m["relative_buckets"] < 2 or _lacks_logarithms(m)),
         "half of the buckets hold one distance each, and the other half the logarithms of the distances up to "

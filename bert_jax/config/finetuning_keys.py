@@ -6,20 +6,8 @@
 import dataclasses
 from typing import Any
 
-from bert_jax.config.pretraining_keys import (
-    COUNT,
-    DEPTH,
-    MAY_CHANGE,
-    MESH,
-    PRETRAINING,
-    PROFILE,
-    RATE,
-    ROWS,
-    TOKENS,
-    WIDTH,
-    group,
-    key_of,
-)
+from bert_jax.config.key_groups import COUNT, DEPTH, MAY_CHANGE, RATE, ROWS, TOKENS, WIDTH, group, key_of
+from bert_jax.config.pretraining_keys import MESH, PRETRAINING, PROFILE
 from bert_jax.config.schema import LARGEST_INTEGER, Key
 
 

@@ -10,17 +10,9 @@ Nothing but the standard library is imported, so that `bert_jax.model` can read 
 from collections.abc import Mapping
 
 from bert_jax.config.finetuning_keys import ADAPTABLE, ANSWERING, FINETUNING, POOLING, PROBLEMS, TASKS
-from bert_jax.config.pretraining_keys import (
-    ACTIVATIONS,
-    DTYPES,
-    FORMATS,
-    GENERATOR_SIZES,
-    LARGEST_SEED,
-    MODEL,
-    PAIR_FORMATS,
-    PRETRAINING,
-    SCHEDULE,
-)
+from bert_jax.config.key_groups import LARGEST_SEED
+from bert_jax.config.model_keys import ACTIVATIONS, DTYPES, MODEL
+from bert_jax.config.pretraining_keys import FORMATS, GENERATOR_SIZES, PAIR_FORMATS, PRETRAINING, SCHEDULE
 from bert_jax.config.schema import Key
 
 __all__ = [

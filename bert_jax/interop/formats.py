@@ -272,6 +272,8 @@ def _meaning(spec):
     }
     for key in ("span", "buckets", "terms", "shared", "norm"):
         unread[f"relative_{key}"] = "relative" not in kinds
+    for key in ("bias_buckets", "bias_distance"):
+        unread[key] = "bias" not in kinds
     for key in ("mlm_transform", "decoder_bias", "tied_decoder", "mask_decoder", "head_activation", "head_bias"):
         unread[key] = not spec.language_model
     for key in ("head_activation", "head_bias"):

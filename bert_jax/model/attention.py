@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 
 import jax
@@ -16,7 +17,7 @@ from bert_jax.model.dropout import dropout
 from bert_jax.model.kernels import RESULTS, AttentionMask, attend, attention_weights, splits_evenly, with_unreached
 from bert_jax.model.layers import Keys, Linear
 from bert_jax.model.layouts import constrain
-from bert_jax.model.positions import apply_rotary, relative_rows, relative_shift, rotary_angles
+from bert_jax.model.positions import apply_rotary, position_bias, relative_rows, relative_shift, rotary_angles
 from bert_jax.model.row_attention import row_attention
 from bert_jax.model.row_distances import Distances
 from bert_jax.model.spec import Spec
@@ -39,12 +40,14 @@ class Context:
         for a model without rotary positions.
       local_rotation: the same for layers with a window.
       relative_table: embeddings of relative distances, [rows, hidden]; None for a model without relative positions.
+      bias: what positions add to scaled scores, float32 [1, heads, query, key]; None for a model without such a bias.
     """
 
     mask: AttentionMask
     rotation: tuple[jax.Array, jax.Array] | None = None
     local_rotation: tuple[jax.Array, jax.Array] | None = None
     relative_table: jax.Array | None = None
+    bias: jax.Array | None = None
 
 
 class SelfAttention(nnx.Module):
@@ -100,7 +103,7 @@ class SelfAttention(nnx.Module):
         kernel = "xla" if kernel in BY_UNITS else kernel
         query, key, value = self._project(hidden, context, local, queries)
         run = functools.partial(attend, kernel, rate=spec.attention_dropout)
-        bias = None
+        bias = self._bias(context)
         if spec.has_relative_positions:
             bias = self._relative_scores(query, key, context.relative_table, distance_seed)
             run = functools.partial(run, num_terms=spec.relative_score_terms)
@@ -130,11 +133,15 @@ class SelfAttention(nnx.Module):
           context, local: see `__call__`.
         """
         query, key, _ = self._project(hidden, context, local)
-        bias, num_terms = None, 1
+        bias, num_terms = self._bias(context), 1
         if self.spec.has_relative_positions:
             bias = self._relative_scores(query, key, context.relative_table, None)
             num_terms = self.spec.relative_score_terms
         return attention_weights(query, key, self._mask(context, local), bias, num_terms)
+
+    def _bias(self, context):
+        """Returns the bias of positions before scaling, [1, heads, query, key], or None."""
+        return None if context.bias is None else context.bias * math.sqrt(self.spec.head_size)
 
     def _mask(self, context, local):
         return context.mask.with_window(self.spec.local_window // 2) if local else context.mask
@@ -196,7 +203,9 @@ class SelfAttention(nnx.Module):
 
 
 @_moved.renamed_arguments(distances="relative_table")
-def make_context(spec: Spec, batch: Mapping, relative_table: jax.Array | None = None) -> Context:
+def make_context(
+    spec: Spec, batch: Mapping, relative_table: jax.Array | None = None, bias_table: jax.Array | None = None
+) -> Context:
     """Returns what all layers of a model read of a batch's rows.
 
     Args:
@@ -204,6 +213,7 @@ def make_context(spec: Spec, batch: Mapping, relative_table: jax.Array | None = 
       batch: attention_mask int32 [batch, sequence]; of packed rows also sequence_ids and position_ids of that shape;
         with `scored` of that shape, tokens are read that no other one attends to (late interaction).
       relative_table: embeddings of relative distances [rows, hidden], for a model with relative positions.
+      bias_table: biases of distances [rows, heads], for a model with such a bias.
     """
     mask = AttentionMask(
         batch["attention_mask"] != 0,
@@ -212,7 +222,8 @@ def make_context(spec: Spec, batch: Mapping, relative_table: jax.Array | None = 
         padding_is_read="scored" in batch,
     )
     if not spec.has_rotary_positions:
-        return Context(mask, relative_table=relative_table)
+        bias = None if bias_table is None else position_bias(spec, bias_table, batch["attention_mask"].shape[1])
+        return Context(mask, relative_table=relative_table, bias=bias)
     # Attention depends on differences of rotary positions alone, so packed rows could count on through their
     # sequences; counted from 0 in each sequence they give the same bits as unpacked rows.
     positions = batch.get("position_ids")
@@ -236,6 +247,8 @@ def choose_kernel(spec: Spec, sequence_length: int, mask: AttentionMask, droppin
     Raises:
       UserError: the spec names a kernel that does not support the call.
     """
+    if spec.has_position_bias:
+        return "xla"  # no other has a place for the bias
     kernel = resolve_kernel(
         spec.attention_kernel,
         platform=spec.platform,

@@ -218,6 +218,14 @@ class Encoder(nnx.Module):
             )
             if spec.relative_norm:
                 self.relative_norm = make_norm(spec, spec.hidden_size)
+        if spec.has_position_bias:
+            self.position_bias = Embedding(
+                spec.bias_buckets,
+                spec.num_heads,
+                stddev=spec.initializer_range,
+                initializer=spec.initializer,
+                rngs=rngs,
+            )
         self.spec = spec
 
     def stack(self, names: Iterable[str]) -> None:
@@ -235,7 +243,8 @@ class Encoder(nnx.Module):
         if self.spec.has_relative_positions:
             relative_table = self.relative.embedding[...]
             relative_table = self.relative_norm(relative_table) if self.spec.relative_norm else relative_table
-        return make_context(self.spec, batch, relative_table)
+        bias_table = self.position_bias.embedding[...] if self.spec.has_position_bias else None
+        return make_context(self.spec, batch, relative_table, bias_table)
 
     def attention_weights(self, batch: Mapping, states: jax.Array) -> jax.Array:
         """Returns the attention weights of every head, float32 [layers, batch, heads, query, key].
@@ -333,7 +342,7 @@ class Encoder(nnx.Module):
         It is possible where the order of tokens has no effect beyond the position embeddings.
         """
         spec = self.spec
-        order_counts = spec.has_rotary_positions or spec.has_relative_positions
+        order_counts = spec.has_rotary_positions or spec.has_relative_positions or spec.has_position_bias
         order_counts = order_counts or spec.local_window or spec.conv_kernel_size
         if mask.sequence_ids is not None or order_counts:
             return False

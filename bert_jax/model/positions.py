@@ -1,5 +1,7 @@
 """Computes positions inside attention: rotary angles of queries and keys, and tables of relative distances."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,6 +71,35 @@ def _buckets(distances, buckets, span):
     scale = np.log(np.float32((span - 1) / middle))
     logarithmic = np.ceil(np.log(ratio) / scale * np.float32(middle - 1)) + middle
     return np.where(far, logarithmic * np.sign(distances), distances).astype(np.int64)
+
+
+def bias_rows(spec: Spec, sequence: int) -> np.ndarray:
+    """Returns the row of the table of biases for each distance (query minus key position), int64 [2 sequence - 1].
+
+    The distances run from 1 - sequence to sequence - 1. As in T5 (Raffel et al. 2020, section 2.1) the first half of
+    the rows is for keys before the query, the other for keys behind it; half of each are one distance each, the others
+    share their rows by their logarithm, and from `bias_distance` on the last one.
+    """
+    distances = np.arange(1 - sequence, sequence)
+    half = spec.bias_buckets // 2
+    single, far = half // 2, np.abs(distances)
+    # In float32 as published, which decides borderline distances.
+    ratio = np.log(np.maximum(far, single).astype(np.float32) / np.float32(single))
+    scale = np.float32(math.log(spec.bias_distance / single))
+    logarithmic = single + (ratio / scale * np.float32(half - single)).astype(np.int64)
+    return np.where(far < single, far, np.minimum(logarithmic, half - 1)) + half * (distances < 0)
+
+
+def position_bias(spec: Spec, table: jax.Array, sequence: int) -> jax.Array:
+    """Returns what positions add to scores after they are scaled, float32 [1, heads, query, key].
+
+    Args:
+      spec: the model's spec.
+      table: biases [rows, heads].
+      sequence: tokens in a row.
+    """
+    by_distance = table.astype(jnp.float32)[bias_rows(spec, sequence)].T[None, :, None]
+    return relative_shift(jnp.broadcast_to(by_distance, (1, spec.num_heads, sequence, 2 * sequence - 1)))
 
 
 def relative_shift(scores: jax.Array) -> jax.Array:

@@ -99,6 +99,8 @@ class Spec:
     positions: str = _default("positions")
     rotary_base: float = _default("rotary_base")
     local_rotary_base: float = _default("local_rotary_base")
+    bias_buckets: int = _default("bias_buckets")
+    bias_distance: int = _default("bias_distance")
     relative_span: int = _default("relative_span")
     relative_buckets: int = _default("relative_buckets")
     relative_terms: str = _default("relative_terms")
@@ -160,6 +162,11 @@ class Spec:
     def has_relative_positions(self) -> bool:
         """Returns whether attention has a table of relative distances."""
         return "relative" in self.positions.split("+")
+
+    @property
+    def has_position_bias(self) -> bool:
+        """Returns whether scores have a bias for each head and bucket of distances."""
+        return "bias" in self.positions.split("+")
 
     @property
     def relative_score_terms(self) -> int:

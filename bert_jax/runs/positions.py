@@ -7,7 +7,7 @@ import pathlib
 from bert_jax.errors import UserError
 from bert_jax.runs import workdir as workdir_lib
 
-# Their table has rows for padding in front.
+# Their table has rows for padding in front; MPNet's as many whatever the id of padding.
 _OFFSET = ("roberta", "xlm-roberta", "camembert", "roberta-prelayernorm", "xlm-roberta-xl")
 _OTHER_KEYS = ("nomic_bert",)
 
@@ -33,5 +33,5 @@ def of_directory(name: str | os.PathLike) -> int | None:
         return None  # the run says what is wrong
     if not isinstance(longest, int) or kind in _OTHER_KEYS:
         return None
-    padding = config.get("pad_token_id", 1) if kind in _OFFSET else -1
+    padding = 1 if kind == "mpnet" else config.get("pad_token_id", 1) if kind in _OFFSET else -1
     return longest - padding - 1 if isinstance(padding, int) else None

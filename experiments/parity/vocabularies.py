@@ -119,6 +119,9 @@ def written(folder: pathlib.Path) -> Iterator[Named]:
     yield directory(folder, "deberta-v3", "deberta-v2", v2, do_lower_case=False, vocab_type="spm")
     split = {"do_lower_case": True, "split_by_punct": True, "add_prefix_space": False}
     yield directory(folder, "deberta-v2, punctuation split", "deberta-v2", v2, **split)
+    around = ["<s>", "<pad>", "</s>", "<unk>", *_wordpieces()[1:2], *_wordpieces()[5:], "<mask>"]
+    (folder / "mpnet.txt").write_text("\n".join(around) + "\n", "utf-8")
+    yield directory(folder, "mpnet", "mpnet", [(folder / "mpnet.txt", "vocab.txt")])
     named = {"bert", "distilbert", "electra"}
     for model_type, name in published.CLASS_OF_MODEL_TYPE.items():  # families that have BERT's vocabulary too
         if name == "BertTokenizer" and model_type not in named:

@@ -30,7 +30,10 @@ MODELS = {
                                          "conv_kernel_size": 3, "legacy": False},
     "ModernBertForMaskedLM": _SPECIAL | {"cls_token_id": 2, "sep_token_id": 3, "local_attention": 4},
     "EuroBertForMaskedLM": _SPECIAL | {"num_key_value_heads": 1, "mask_token_id": 4},
+    "MPNetForMaskedLM": {"pad_token_id": 1, "max_position_embeddings": 14},
 }  # fmt: skip
+
+FAIRSEQ = ("MPNetForMaskedLM",)  # with fairseq's ids of special tokens
 
 
 def main():
@@ -46,7 +49,7 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             folder = pathlib.Path(folder)
             model.save_pretrained(folder)
-            random_models.tiny_vocabulary(folder, fairseq=False)
+            random_models.tiny_vocabulary(folder, fairseq=name in FAIRSEQ)
             ours = huggingface.read(folder)
             batch = models.batch_of(ours, np.random.default_rng(seed))
             expected = models.reference(models.torch_model(ours, torch.float32), ours, batch)

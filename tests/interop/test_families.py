@@ -183,6 +183,14 @@ PUBLISHED = {
          "num_attention_heads": 4, "num_hidden_layers": 12, "summary_activation": "gelu", "vocab_size": 30522},
         {"embedding_size": 128, "hidden_size": 256, "type_vocab_size": 2, "head_activation": ""},
     ),
+    "microsoft/mpnet-base": (
+        {"model_type": "mpnet", "attention_probs_dropout_prob": 0.1, "bos_token_id": 0, "eos_token_id": 2,
+         "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "hidden_size": 768, "initializer_range": 0.02,
+         "intermediate_size": 3072, "layer_norm_eps": 1e-05, "max_position_embeddings": 514, "num_attention_heads": 12,
+         "num_hidden_layers": 12, "pad_token_id": 1, "relative_attention_num_buckets": 32, "vocab_size": 30527},
+        {"positions": "learned+bias", "bias_buckets": 32, "bias_distance": 128, "position_offset": 2,
+         "max_positions": 512, "type_vocab_size": 0, "head_activation": ""},
+    ),
     "distilbert-base-uncased": (
         {"model_type": "distilbert", "activation": "gelu", "attention_dropout": 0.1, "dim": 768, "dropout": 0.1,
          "hidden_dim": 3072, "n_heads": 12, "n_layers": 6, "qa_dropout": 0.1, "seq_classif_dropout": 0.2,
@@ -240,6 +248,8 @@ def test_published_settings_are_understood_and_said_again(name):
         ("bert", {"is_decoder": True}, "is_decoder True is not supported"),
         ("roformer", {"rotary_value": True}, "rotary_value True is not supported; expected False"),
         ("roformer", {"embedding_size": 0}, "embedding_size 0; expected a positive number"),
+        ("mpnet", {"relative_attention_num_buckets": 64}, "num_buckets 64 is not supported; expected 32"),
+        ("mpnet", {"max_position_embeddings": 2}, "leaves no position behind the first 2 rows"),
     ],
 )
 def test_settings_that_change_the_model_are_refused(model_type, changes, message):
@@ -386,6 +396,8 @@ def test_the_head_of_fine_tuning_is_the_familys_own(make, model_type, task):
         ("nomic_bert", "sequence_classification", {}, 0.0),
         ("megatron-bert", "sequence_classification", {"hidden_dropout_prob": 0.3, "classifier_dropout": 0.4}, 0.3),
         ("roformer", "sequence_classification", {"hidden_dropout_prob": 0.3}, 0.3),
+        ("mpnet", "sequence_classification", {"hidden_dropout_prob": 0.3, "classifier_dropout": 0.4}, 0.3),
+        ("mpnet", "question_answering", {}, 0.0),
         ("neobert", "sequence_classification", {"hidden_dropout_prob": 0.3}, 0.1),
         ("xlm-roberta-xl", "token_classification", {"classifier_dropout": 0.2}, 0.2),
         ("roberta-prelayernorm", "sequence_classification", {"hidden_dropout_prob": 0.3}, 0.3),

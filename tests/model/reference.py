@@ -98,10 +98,14 @@ def _attention(config, encoder, params, i, queries, keys):
         named = config["relative_terms"].split("+")
         scores, terms = scores + _distances(config, encoder, params, query, key, named), 1 + len(named)
     distance = np.arange(length)[:, None] - np.arange(length)
+    scores = scores / math.sqrt(size * terms)
+    if "bias" in config["positions"]:
+        rows = [[_bias_row(config, a - b) for b in range(length)] for a in range(length)]
+        scores = scores + encoder["position_bias"]["embedding"][np.array(rows)].transpose(2, 0, 1)
     seen = np.abs(distance) <= config["local_window"] // 2 if local else np.full((length, length), True)
     if config["attention"] == "causal":
         seen = seen & (distance >= 0)
-    weights = np.exp(np.where(seen, scores / math.sqrt(size * terms), -np.inf))
+    weights = np.exp(np.where(seen, scores, -np.inf))
     weights = weights / weights.sum(-1, keepdims=True)
     return _linear(params["output"], np.einsum("hqk,khd->qhd", weights, value).reshape(length, -1))
 
@@ -131,6 +135,16 @@ def _row(config, distance):
         logarithm = math.log(abs(distance) / single) / math.log((span - 1) / single)
         distance = int(math.copysign(math.ceil(logarithm * (single - 1)) + single, distance))
     return min(max(distance + half, 0), 2 * half - 1)
+
+
+def _bias_row(config, distance):
+    """Returns the row of the biases for a query so far behind a key (Raffel et al. 2020, section 2.1)."""
+    half = config["bias_buckets"] // 2
+    single, row = half // 2, abs(distance)
+    if row >= single:
+        logarithm = math.log(row / single) / math.log(config["bias_distance"] / single)
+        row = min(single + int(logarithm * (half - single)), half - 1)
+    return row + half * (distance < 0)
 
 
 def _rotated(x, base):

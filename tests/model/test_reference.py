@@ -38,6 +38,10 @@ COMBINED = {
         tied_decoder=False, decoder_bias=False),
     "own decoder without a transform, small embeddings": dict(
         embedding_size=9, mlm_transform=False, tied_decoder=False, num_layers=2),
+    "bias of distances, windows, grouped queries": dict(
+        positions="bias", bias_buckets=8, bias_distance=9, local_window=6, global_every=2, num_kv_heads=2),
+    "learned and bias of distances, pre-norm, causal, shared layers": dict(
+        positions="learned+bias", bias_distance=20, norm_place="pre", attention="causal", layer_groups=2),
     "odd heads, learned and relative, projection": dict(
         hidden_size=21, num_heads=3, positions="learned+relative", norm_place="pre", norm="rms_norm",
         embedding_projection=True, relative_buckets=7, relative_span=30),

@@ -307,6 +307,12 @@ def test_layers_are_run_as_the_fewest_patterns():
             {"positions": "relative", "attention_kernel": "splash"},
             "attention_kernel: found splash, .*expected auto, xla or row",
         ),
+        (
+            {"positions": "bias", "attention_kernel": "row"},
+            "attention_kernel: found row, .*positions=bias; expected auto or xla",
+        ),
+        ({"positions": "learned+bias", "bias_buckets": 7}, "bias_buckets: found 7, .*an even number from 4 on"),
+        ({"positions": "bias", "bias_distance": 8}, "bias_distance: found 8, .*expected more than 32 / 4"),
         ({"positions": "relative", "relative_buckets": 1}, "relative_buckets: found 1, .*at least 2"),
         (
             {"positions": "relative", "relative_buckets": 10, "relative_span": 5},

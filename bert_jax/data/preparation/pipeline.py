@@ -17,7 +17,7 @@ import shutil
 import sys
 
 from bert_jax import files, interruption, outputs, progress, storage
-from bert_jax.config.pretraining_keys import LARGEST_WORKERS
+from bert_jax.config.key_groups import LARGEST_WORKERS
 from bert_jax.config.schema import closest
 from bert_jax.data.corpus import FORMAT_VERSION, SPLITS
 from bert_jax.data.preparation import beam, joining, languages, shards, sources, vocabulary

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from bert_jax import files
-from bert_jax.config.pretraining_keys import LARGEST_VOCABULARY
+from bert_jax.config.key_groups import LARGEST_VOCABULARY
 from bert_jax.config.schema import closest
 from bert_jax.data.preparation import sampling, sources
 from bert_jax.data.vocabularies import fit, loading, new_tokens, training

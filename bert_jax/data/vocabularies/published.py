@@ -42,6 +42,7 @@ CLASS_OF_MODEL_TYPE = {
     "megatron-bert": "BertTokenizer",
     "bert-generation": "BertGenerationTokenizer",
     "roformer": "RoFormerTokenizer",
+    "mpnet": "MPNetTokenizer",
 }
 # Classes that take tokenizer.json as it is, and the models for which they do, whatever class the settings name.
 _GENERIC = ("PreTrainedTokenizer", "TokenizersBackend")

@@ -28,6 +28,7 @@ _FAIRSEQ_NAMES = {
     "bos_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "cls_token": "<s>", "unk_token": "<unk>",
     "pad_token": "<pad>", "mask_token": "<mask>",
 }  # fmt: skip
+_MPNET_NAMES = _FAIRSEQ_NAMES | {"unk_token": "[UNK]"}
 _SPACE = "\u2581"  # the character that stands for a space in SentencePiece's pieces
 
 
@@ -291,6 +292,12 @@ def _build_deberta_v2(directory, settings, names):
     return deberta_v2_pipeline(vocab, unk_id, settings), names, extra or ()
 
 
+def _build_mpnet(directory, settings, names):
+    if isinstance(names["mask_token"], str):
+        names = {**names, "mask_token": hf.AddedToken(names["mask_token"], lstrip=True, special=True)}
+    return _build_bert(directory, settings, names)
+
+
 def _bert_template(tokenizer, names):
     return template(tokenizer, text_of(names["cls_token"]), text_of(names["sep_token"]), 1)
 
@@ -298,6 +305,12 @@ def _bert_template(tokenizer, names):
 def _roberta_processing(tokenizer, names):
     sep, cls = text_of(names["sep_token"]), text_of(names["cls_token"])
     return processors.RobertaProcessing((sep, tokenizer.token_to_id(sep)), (cls, tokenizer.token_to_id(cls)))
+
+
+def _mpnet_processing(tokenizer, names):
+    sep, cls = text_of(names["sep_token"]), text_of(names["cls_token"])
+    pair = (sep, tokenizer.token_to_id(sep)), (cls, tokenizer.token_to_id(cls))
+    return processors.RobertaProcessing(*pair, trim_offsets=True, add_prefix_space=False)
 
 
 def _fairseq_template(tokenizer, names):
@@ -316,6 +329,7 @@ CLASSES = {
     "CamembertTokenizer": TokenizerClass(_FAIRSEQ_NAMES, _build_camembert, _fairseq_template, _XLM_MODEL),
     "AlbertTokenizer": TokenizerClass(_ALBERT_NAMES, _build_albert, _bert_template, "spiece.model"),
     "DebertaTokenizer": TokenizerClass(_DEBERTA_NAMES, _build_byte_level, _deberta_template),
+    "MPNetTokenizer": TokenizerClass(_MPNET_NAMES, _build_mpnet, _mpnet_processing),
     "DebertaV2Tokenizer": TokenizerClass(_DEBERTA_NAMES, _build_deberta_v2, _bert_template, "spm.model"),
 }
 

@@ -84,6 +84,22 @@ def test_special_pieces_in_text_are_text(directory, pieces, model_type, tmp_path
     assert again.roles() == tokenizer.roles()
 
 
+def test_mpnet_has_fairseqs_frame_around_wordpieces(directory):
+    folder = directory("mpnet")
+    words = ["<s>", "<pad>", "</s>", "<unk>", "[UNK]", *VOCABULARY[5:], "<mask>"]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n", "utf-8")
+    tokenizer = loading.load(folder)
+    assert tokenizer.frame == Frame.usual(0, 2, 2) and (tokenizer.pad_id, tokenizer.unk_id) == (1, 4)
+    assert tokenizer.encode(["Hello \u732b <unk>"])[0][:2] == [words.index("hello"), 4]
+    # The mask takes the space before it along.
+    mask = words.index("<mask>")
+    assert tokenizer.encode(["hello  <mask> world"], special=True)[0] == [
+        words.index("hello"),
+        mask,
+        words.index("world"),
+    ]
+
+
 def test_settings_win_over_the_file(directory):
     folder = directory("bert", tokenizer_class="BertTokenizer", do_lower_case=False)
     hugging_face.wordpiece(VOCABULARY, True, "test").save(folder)
