@@ -22,7 +22,7 @@ BESIDE_SPACES = [
 ]  # fmt: skip
 NAMES = [
     "distilbert", "electra", "mbert", "deberta", "deberta, prefix space", "modernbert", "eurobert",
-    "eurobert, end of text too", "xlm-r", "albert", "albert, cased", "deberta-v3", "deberta-v2, punctuation split",
+    "eurobert, end of text too", "xlm-r", "albert", "albert, cased", "deberta-v3", "deberta-v2, punctuation split", "mpnet",
 ]  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def test_every_way_to_encode_agrees(loaded, name):
         assert all(text[a:b] == text[a:b].strip() and 0 <= a <= b <= len(text) for a, b in offsets)
 
 
-@pytest.mark.parametrize("name", NAMES[:-1])
+@pytest.mark.parametrize("name", [name for name in NAMES if "punctuation split" not in name])
 def test_cached_chunks_equal_direct_encoding(loaded, name):
     tokenizer, rng = loaded[name], random.Random(3)
     assert tokenizer._chunks is not None
