@@ -10,8 +10,9 @@ The parts:
     wordnet  a reverse dictionary: from a definition of the test split to its words, among those of all splits
     squad    from a question to its paragraph, among the paragraphs of dev: sentences with the rest of their paragraph
              (of WikiText-2 too, in data/wikitext-2/train.txt.gz), then pairs; the same where the first stage knows the
-             paragraphs that will be searched, but no question of them; and on top of that mined negatives and
-             rerankers, by late interaction and a cross-encoder; --model must read rows of 192 tokens
+             paragraphs that will be searched, but no question of them, and pairs beside such sentences; and on top of
+             that mined negatives and rerankers, by late interaction and a cross-encoder; --model must read rows of 192
+             tokens
     stsb     graded pairs (CoSENT), the same with Matryoshka widths, and the sentences alone (SimCSE)
     batch    the reverse dictionary in batches of several sizes, at equal text
 
@@ -229,18 +230,19 @@ def squad(runner: Runner, data: pathlib.Path) -> None:
     stages = {first_stage(arm, settings)["tune"]["ndcg@10"]: arm for arm, settings in WEAK.items()}
     chosen = stages[max(stages)]
     first_stage(f"{chosen}, {KNOWN}", WEAK[chosen], task.documents)
-    stage = {known: runner.folder("squad", chosen + known, WEAK_RATE, SEEDS[0]) for known in ("", f", {KNOWN}")}
-    mixture = f"questions={train},sentences={_weak_pairs(runner, data, *WEAK[chosen][1:], task.documents)}"
-    for arm, known, texts, more in (
-        ("pairs beside sentences", f", {KNOWN}", mixture, ["--config.data.weights=1,1", "--config.train.num_epochs=1"]),
-        ("pairs", f", {KNOWN}", train, []),
-        ("pairs", "", train, []),
-    ):
-        pairs = ["--config=embedding/pairs", f"--config.task.train={texts}", *flags, "--config.data.batch_size=64",
-                 f"--config.init_from={stage[known]}", *more]  # fmt: skip
-        runner.tuned("squad", arm + known, pairs, "ndcg@10", lambda folder: retrieve(folder, task), *FEWER)
+
+    def pairs(arm, known, texts, *more):
+        """Trains on pairs from the first stage that knows the searched texts, or from the other."""
+        stage = runner.folder("squad", chosen + known, WEAK_RATE, SEEDS[0])
+        config = ["--config=embedding/pairs", f"--config.task.train={texts}", *flags, "--config.data.batch_size=64",
+                  f"--config.init_from={stage}", *more]  # fmt: skip
+        runner.tuned("squad", arm + known, config, "ndcg@10", lambda folder: retrieve(folder, task), *FEWER)
+
+    sentences = _weak_pairs(runner, data, *WEAK[chosen][1:], task.documents)
+    mixture = f"questions={train},sentences={sentences}"
+    pairs("pairs beside sentences", f", {KNOWN}", mixture, "--config.data.weights=1,1", "--config.train.num_epochs=1")
     retriever = runner.best("squad", f"pairs beside sentences, {KNOWN}")
-    flags.append(f"--config.init_from={retriever}")
+    start = f"--config.init_from={retriever}"
     files = {}
     for split, path, number in (("train", train, 3), ("tune", tune, 15)):
         files[split] = runner.workdir / f"squad_{split}_mined.jsonl"
@@ -252,21 +254,23 @@ def squad(runner: Runner, data: pathlib.Path) -> None:
     lines = (json.loads(line) for line in files["train"].read_text("utf-8").splitlines())
     _write(first, (line | {"negatives": line["negatives"][:1]} for line in lines))
     negatives = [f"--config.task.train={first}", "--config.task.negatives=negatives"]
-    hard = ["--config=embedding/pairs", *negatives, *flags, "--config.data.batch_size=32",
+    hard = ["--config=embedding/pairs", *negatives, *flags, start, "--config.data.batch_size=32",
             "--config.train.num_epochs=2"]  # fmt: skip
     runner.tuned("squad", "hard negatives", hard, "ndcg@10", lambda folder: retrieve(folder, task), *FEWER)
-    late = ["--config=embedding/colbert", *negatives, *flags, "--config.data.batch_size=32",
+    late = ["--config=embedding/colbert", *negatives, *flags, start, "--config.data.batch_size=32",
             "--config.task.embedding_size=64", "--config.train.num_epochs=2"]  # fmt: skip
     runner.tuned(
         "squad", "late interaction on top", late, "ndcg@10", lambda folder: rerank(folder, retriever, task), *FEWER
     )
     lists = [f"--config.task.train={files['train']}", "--config.task.negatives=negatives"]
     cross = ["--config=reranker/pairs", "--config.task.query=anchor", "--config.loss.name=listwise", *lists, *flags,
-             f"--config.task.held_out={files['tune']}", "--config.data.batch_size=8",
+             start, f"--config.task.held_out={files['tune']}", "--config.data.batch_size=8",
              "--config.train.num_epochs=2"]  # fmt: skip
     runner.tuned(
         "squad", "cross-encoder on top", cross, "ndcg@10", lambda folder: rerank(folder, retriever, task), *FEWER
     )
+    for known in (f", {KNOWN}", ""):
+        pairs("pairs", known, train)
 
 
 def stsb(runner: Runner, data: pathlib.Path) -> None:
