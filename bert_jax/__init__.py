@@ -17,6 +17,12 @@ if (sys.argv[:1] == ["-m"] and any(word.startswith("bert_jax") for word in sys.o
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     from bert_jax import interruption
 
+    if any(word.rpartition(".")[2] in ("pretrain", "finetune", "quickstart") for word in sys.orig_argv):
+        # Before the first thread: threads that have memory of their own share it with those of XLA.
+        from bert_jax.processes import host_memory, machine
+
+        if machine.expects_cpu():
+            host_memory.keep_freed_memory()
     interruption.listen()
 
 import importlib

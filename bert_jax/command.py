@@ -5,7 +5,6 @@ import difflib
 import errno
 import functools
 import gc
-import glob
 import importlib.util
 import os
 import pathlib
@@ -26,6 +25,7 @@ from bert_jax.config import finetuning_phases, synonyms
 from bert_jax.config.keys import DTYPES, PRETRAINING
 from bert_jax.config.schema import Key
 from bert_jax.errors import UserError, command_line, ran_out_of_memory
+from bert_jax.processes import machine
 
 flags.disclaim_key_flags()  # flags that are defined here belong to the command that asks for them, and to its --help
 _default: str | None = None  # the recipe to use if --config is not given
@@ -164,7 +164,7 @@ def _runs_on_one_device():
     several = several or "JAX_NUM_CPU_DEVICES" in os.environ or "jax" in sys.modules
     platforms = os.environ.get("JAX_PLATFORMS", "")
     if not platforms and sys.platform == "linux" and not importlib.util.find_spec("jax_plugins"):
-        platforms = "" if _accelerators() else "cpu"
+        platforms = "" if machine.accelerators() else "cpu"
     return platforms == "cpu" and not several
 
 
@@ -293,15 +293,9 @@ def write_output(flag: str, path: str | os.PathLike, content: str) -> None:
         raise UserError(f"--{flag}={path}: cannot be written: {error.strerror or error}") from error
 
 
-def _accelerators():
-    """Returns the files of Linux that stand for TPUs and GPUs, as far as this machine has any."""
-    patterns = ("/dev/accel*", "/dev/vfio/[0-9]*", "/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg")
-    return [device for pattern in patterns for device in glob.glob(pattern)]
-
-
 def _skip_tpu_search():
     """Keeps an installed libtpu (`plan` compiles with it) from logging at length that a machine has no TPU."""
-    if importlib.util.find_spec("libtpu") and not _accelerators():
+    if importlib.util.find_spec("libtpu") and not machine.accelerators():
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 

@@ -35,7 +35,7 @@ from bert_jax.finetuning.state import all_finite
 from bert_jax.finetuning.step import Learner
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.model import parameters
-from bert_jax.processes import distributed
+from bert_jax.processes import distributed, host_memory
 from bert_jax.runs import checkpoint_files, checkpoints, continuation, identity
 from bert_jax.runs import workdir as workdir_lib
 from bert_jax.runs.claim import claim
@@ -150,7 +150,7 @@ def _check(config, workdir) -> tuple[ml_collections.ConfigDict, pathlib.Path]:
     finetune_config.validate(config)
     check_installed(config)
     if jax.default_backend() == "cpu":
-        runtime.keep_freed_memory()
+        host_memory.keep_freed_memory()
     identity.check_same_run(workdir, config)
     return config, workdir
 

@@ -1,6 +1,7 @@
-"""Reads how much memory this machine has left, and how much this process holds. Standard library alone."""
+"""Reads what this machine has: memory, what this process holds of it, and accelerators. Standard library alone."""
 
 import contextlib
+import glob
 import os
 import resource
 import sys
@@ -32,6 +33,18 @@ def held_memory() -> int:
     with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 0
+
+
+def accelerators() -> list[str]:
+    """Returns the files of Linux that stand for TPUs and GPUs, as far as this machine has any."""
+    patterns = ("/dev/accel*", "/dev/vfio/[0-9]*", "/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg")
+    return [device for pattern in patterns for device in glob.glob(pattern)]
+
+
+def expects_cpu() -> bool:
+    """Returns whether jax will run on the CPU, before it is imported: it is told to, or sees nothing else on Linux."""
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    return platforms == "cpu" if platforms else sys.platform == "linux" and not accelerators()
 
 
 def peak_memory() -> int:

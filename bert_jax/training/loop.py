@@ -20,7 +20,7 @@ from bert_jax.runs.checkpoints import Checkpoints
 from bert_jax.runs.loggers import open_loggers, say
 from bert_jax.runs.progress import Progress
 from bert_jax.runs.report import Reports
-from bert_jax.training import hosts, profiling
+from bert_jax.training import hosts, profiling, runtime
 from bert_jax.training.placement import PlacedBatches
 from bert_jax.training.throughput import Clock
 
@@ -56,6 +56,7 @@ def train(run: "Run", state: dict, done: int) -> dict[str, float] | None:
         clock = Clock(run.flops, run.mesh)
         stack.enter_context(Watchdog(config.train.hang_seconds, run.workdir, lambda: (clock.activity, done)))
         live = next((logger for logger in loggers if isinstance(logger, Progress)), None)
+        huge_pages = runtime.HugePages()
         before, held_out, stop = (), {}, ""
         clock.start("data")
         batches = stack.enter_context(
@@ -76,6 +77,7 @@ def train(run: "Run", state: dict, done: int) -> dict[str, float] | None:
                     with clock.waiting_for_devices():  # one step runs and one waits: devices stay busy, the host near
                         jax.block_until_ready(before)
                     before, done = metrics, index + 1
+                    huge_pages.after(compiles)
                     clock.count(inputs[0], metrics, batch, run.train_step)
             if live is not None:
                 live.advance(done, clock.tokens_per_second)

@@ -16,7 +16,7 @@ from bert_jax.data import loader, mixture, verification
 from bert_jax.data.corpus import Corpus
 from bert_jax.errors import UserError
 from bert_jax.interop.pretrained import Pretrained
-from bert_jax.processes import distributed
+from bert_jax.processes import distributed, host_memory
 from bert_jax.runs import checkpoint_files, identity
 from bert_jax.runs import workdir as workdir_lib
 from bert_jax.runs.checkpoints import Checkpoints
@@ -112,7 +112,7 @@ def _check(config, workdir, given) -> tuple[ml_collections.ConfigDict, pathlib.P
     check_installed(config)
     config_lib.check_devices(config, jax.device_count())
     if jax.default_backend() == "cpu":
-        runtime.keep_freed_memory()
+        host_memory.keep_freed_memory()
     return config, workdir, source
 
 

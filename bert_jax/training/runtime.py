@@ -1,11 +1,10 @@
-"""Sets up the process that trains: memory that malloc keeps, and compiled programs that outlive it.
+"""Sets up the process that trains: memory in huge pages, and compiled programs that outlive it.
 
 config.train.compilation_cache is a directory, "" for none, or "auto": the directory that the user has given jax
 (JAX_COMPILATION_CACHE_DIR), or else WORKDIR/compiled, which a run that was preempted finds again on another machine.
 """
 
 import contextlib
-import ctypes
 import hashlib
 import os
 import pathlib
@@ -14,26 +13,22 @@ from collections.abc import Iterator
 
 import jax
 
+from bert_jax import _moved
 from bert_jax.errors import UserError
-from bert_jax.processes import private_jax
-
-# The parameters of mallopt(3): numbers in malloc.h.
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+from bert_jax.processes import host_memory, private_jax
 
 
-def keep_freed_memory() -> None:
-    """Makes malloc keep the memory that XLA frees, instead of returning it to the kernel and faulting it in again.
+class HugePages:
+    """Uses huge pages as soon as a program has run a step, and so has taken the memory that it needs."""
 
-    XLA on CPU allocates the temporaries of a step anew each time. With this the quickstart's step took 0.70 of the time
-    and one of 4 layers x 256 at 32 x 128 0.83 (medians of one run each, two cores). Memory in use stays near the
-    peak of the run. Does nothing where the C library is not glibc.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    libc = ctypes.CDLL(None)
-    libc.mallopt(_ARENA_MAX, 1)
-    libc.mallopt(_MMAP_MAX, 0)
-    libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    def __init__(self):
+        self._due = False
+
+    def after(self, compiled: bool) -> None:
+        """Notes that a step was started; `compiled`: whether its program was made for it."""
+        if self._due and not compiled and jax.default_backend() == "cpu":
+            host_memory.use_huge_pages()
+        self._due = compiled
 
 
 @contextlib.contextmanager
@@ -91,3 +86,7 @@ def _processor():
 def _use(directory):
     jax.config.update("jax_compilation_cache_dir", directory)
     private_jax.reset_compilation_cache()
+
+
+def __getattr__(name: str):
+    return _moved.find("training.runtime", name)

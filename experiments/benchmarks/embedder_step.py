@@ -66,7 +66,7 @@ def our_learner(layers, hidden, heads, intermediate, pairs, length, gradcache_ro
 def our_step(*sizes):
     """Returns (a function that runs one step and waits for it, FLOPs of the step); sizes as of `our_learner`."""
     from bert_jax import sharding
-    from bert_jax.training.runtime import keep_freed_memory
+    from bert_jax.processes.host_memory import keep_freed_memory
 
     keep_freed_memory()  # as the training loop does
     learner, state, batch = our_learner(*sizes)

@@ -41,7 +41,7 @@ def our_step(layers, hidden, heads, intermediate, rows, length):
     from bert_jax import sharding
     from bert_jax.config import finetuning as finetune_config
     from bert_jax.finetuning.step import Learner
-    from bert_jax.training.runtime import keep_freed_memory
+    from bert_jax.processes.host_memory import keep_freed_memory
 
     keep_freed_memory()  # as the training loop does
     model_config = model_settings(layers, hidden, heads, intermediate)

@@ -15,9 +15,10 @@ under autocast to bfloat16; bert_jax in float32 and with config.model.dtype=bflo
 and the backward pass as one graph each (fullgraph=True); clipping and AdamW stay outside. torch's attention is SDPA
 without a mask, as transformers itself calls it outside torch.compile where no row is padded.
 
-Training with bert_jax tells malloc to keep freed memory (bert_jax/training/runtime.py); torch's process does so too, as
-the environment variables MALLOC_ARENA_MAX=1, MALLOC_MMAP_MAX_=0 and MALLOC_TRIM_THRESHOLD_=2147483647 would. Beside
-that, the eager steps in float32 are measured with malloc as installed.
+Training with bert_jax tells malloc to keep freed memory (bert_jax/processes/host_memory.py); torch's process does so
+too, as the environment variables MALLOC_ARENA_MAX=1, MALLOC_MMAP_MAX_=0 and MALLOC_TRIM_THRESHOLD_=2147483647 would.
+Beside that, the eager steps in float32 are measured with malloc as installed. Huge pages, which training with bert_jax
+also takes, are used by neither side.
 
 The ways of one package, with one setting of malloc, are steps of one model in one process. The sides take turns
 (turns.py), once all are compiled. Every round is recorded when it is measured: a run that is stopped keeps its rounds.
@@ -85,8 +86,8 @@ def our_steps(layers, hidden, heads, intermediate, rows, length, slots):
     from bert_jax import model as model_lib
     from bert_jax import sharding
     from bert_jax.model import flops
+    from bert_jax.processes.host_memory import keep_freed_memory
     from bert_jax.training import step as step_lib
-    from bert_jax.training.runtime import keep_freed_memory
 
     keep_freed_memory()  # as the training loop does
     configs = {
@@ -155,7 +156,7 @@ def torch_ways(malloc, bfloat16):
 def torch_steps(*sizes, malloc, bfloat16):
     """Returns (functions that run one step of `torch_ways` and wait for it, by name, None); sizes as in SIZES."""
     if malloc == KEPT:
-        from bert_jax.training.runtime import keep_freed_memory
+        from bert_jax.processes.host_memory import keep_freed_memory
 
         keep_freed_memory()
     model, losses = torch_losses(*sizes, ways=torch_ways(malloc, bfloat16))

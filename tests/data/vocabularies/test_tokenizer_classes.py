@@ -22,7 +22,8 @@ BESIDE_SPACES = [
 ]  # fmt: skip
 NAMES = [
     "distilbert", "electra", "mbert", "deberta", "deberta, prefix space", "modernbert", "eurobert",
-    "eurobert, end of text too", "xlm-r", "albert", "albert, cased", "deberta-v3", "deberta-v2, punctuation split", "mpnet",
+    "eurobert, end of text too", "xlm-r", "albert", "albert, cased", "deberta-v3", "deberta-v2, punctuation split",
+    "mpnet",
 ]  # fmt: skip
 
 
