@@ -162,9 +162,9 @@ class Runner:
         return self.workdir / "runs" / f"{part}-{arm.replace(' ', '_')}-{rate:g}-{seed}"
 
     def best(self, part: str, arm: str) -> pathlib.Path:
-        """Returns the workdir of the arm's first reported seed."""
-        rate = next(result["rate"] for result in self.results
-                    if (result["part"], result["arm"], result["seed"]) == (part, arm, SEEDS[0]))  # fmt: skip
+        """Returns the workdir of the arm's first reported seed, at the rate that was chosen."""
+        rate = next(result["rate"] for result in self.results if "test" in result
+                    and (result["part"], result["arm"], result["seed"]) == (part, arm, SEEDS[0]))  # fmt: skip
         return self.folder(part, arm, rate, SEEDS[0])
 
     def train(self, part, arm, config, rate, seed) -> dict:

@@ -35,6 +35,15 @@ def test_a_result_is_made_once(tmp_path):
     assert made == [1] and len(retrievers_report.read(tmp_path / "results.jsonl")) == 1
 
 
+def test_what_is_built_on_an_arm_takes_the_rate_that_was_chosen(tmp_path):
+    runner = retrievers.Runner("model", tmp_path)
+    for rate in retrievers.FEWER[0]:  # the seed that chooses is one of those that are reported
+        runner.result(lambda: {"tune": {}}, part="squad", arm="pairs", rate=rate, seed=retrievers.FEWER[1])
+    facts = {"part": "squad", "arm": "pairs", "rate": 0.003, "seed": retrievers.SEEDS[0]}
+    runner.result(lambda: {"test": {}}, "test", **facts)
+    assert runner.best("squad", "pairs") == runner.folder("squad", "pairs", 0.003, retrievers.SEEDS[0])
+
+
 @pytest.mark.slow
 def test_the_part_on_graded_pairs(finished, tmp_path, monkeypatch):  # noqa: F811
     """Every arm on a few pairs, with one rate and two seeds."""
