@@ -12,6 +12,7 @@ def memorised(compiled, tmp_path_factory):
     return trained(recipe(prepared(path / "text", soup(10))), path / "run")
 
 
+@pytest.mark.more
 def test_a_tiny_corpus_learned_by_heart(memorised):
     by_name, _ = findings(memorised)
     assert list(by_name)[0] == "evaluation_worse"

@@ -83,6 +83,7 @@ def test_a_gain_that_the_seeds_show_is_a_note(runs):
     assert finding.severity == "note" and finding.metrics["low"] > 0 and not finding.causes
 
 
+@pytest.mark.more
 def test_equal_scores_are_no_gain(runs):
     finding = findings(runs("good"), runs("scratch", from_scratch=True))["no_better_than_scratch"]
     assert finding.message.startswith("Fine-tuned no better than from scratch")

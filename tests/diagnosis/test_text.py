@@ -27,6 +27,7 @@ def test_duplicates(chain_corpus, tmp_path):
     assert corpora.find_corpora(run, tmp_path)[0].duplicates == 0
 
 
+@pytest.mark.more
 def test_a_vocabulary_of_another_text(tmp_path):
     corpus = prepared(
         tmp_path / "text", chains(100), vocabulary=[*WORDS[:5], *(f"w{i}" for i in range(len(WORDS) - 5))]

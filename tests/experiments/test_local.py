@@ -91,6 +91,7 @@ def undisturbed(corpus, tmp_path_factory):
     return launcher.results()
 
 
+@pytest.mark.full
 def test_a_failing_arm_is_reported_and_stops_no_other(whole):
     launcher, code, output = whole
     assert code == 1, output
@@ -103,6 +104,7 @@ def test_a_failing_arm_is_reported_and_stops_no_other(whole):
     assert "is not finite" in failed["lines"][-1] and failed["lines"][-1] in output
 
 
+@pytest.mark.full
 def test_what_a_job_leaves_behind(whole):
     folder = whole[0].workdir / "static/seed-0"
     result = json.loads((folder / "result.json").read_text())
@@ -126,6 +128,7 @@ def test_nothing_is_repeated(whole):
     assert {path.parts[-3] for path in before if after[path] != before[path]} == {"broken"}
 
 
+@pytest.mark.full
 def test_dry_run_and_another_launcher(whole, tmp_path, corpus):
     launcher = Launcher(tmp_path / "x", corpus, TWO_ARMS)
     code, output = launcher.run("--seeds=1", "--dry_run")

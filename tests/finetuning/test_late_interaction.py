@@ -36,6 +36,7 @@ def finished(data, tmp_path_factory):  # noqa: F811
     return workdir, config, finetuning.finetune(config, workdir)
 
 
+@pytest.mark.full
 def test_a_run(finished):
     workdir, _, summary = finished
     logged = logged_rows(workdir)

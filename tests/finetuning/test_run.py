@@ -491,6 +491,7 @@ def test_a_stopped_run_goes_on_from_its_local_copy(finished, tmp_path, monkeypat
     assert not list(tmp_path.glob("local/*"))
 
 
+@pytest.mark.full
 def test_the_command_on_sst2(folder, tmp_path, environment):
     files = {split: DATA / "sst2" / f"{split}.tsv" for split in ("train", "dev")}
     if not files["train"].exists():

@@ -60,6 +60,7 @@ def leaves(params):
     return {path_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
 
+@pytest.mark.more
 def test_every_encoder_parameter_is_the_checkpoints(pretrained, started):
     source = leaves(open_model(pretrained).params)
     for seed in (0, 1):

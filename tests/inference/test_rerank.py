@@ -69,6 +69,7 @@ def test_ranks_among_the_answers_of_a_query():
     ] == answers
 
 
+@pytest.mark.more
 def test_files_of_queries_and_documents(model, tmp_path):
     records = [
         {"id": i, "query": query, "document": text} for query in ("ab", "cd") for i, text in enumerate(DOCUMENTS)

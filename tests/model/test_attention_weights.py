@@ -86,6 +86,7 @@ def test_weights_are_those_of_the_formula(params, changes, packed, stacked):
     np.testing.assert_allclose(actual.sum(-1), 1, atol=1e-5)
 
 
+@pytest.mark.more
 def test_asking_for_weights_changes_nothing_else(params):
     model, batch = build(), make_batch(False)
     plain = model.apply(params, batch)

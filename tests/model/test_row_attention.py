@@ -136,9 +136,8 @@ def test_several_seeds_side_by_side(interpreted):  # noqa: F811
 OTHER_TOPOLOGIES = ("v4:2x2x1", "v5p:2x2x1", "v6e:2x2")
 
 
-@pytest.mark.parametrize(
-    "topology", ["v5e:2x2", *(pytest.param(name, marks=pytest.mark.full) for name in OTHER_TOPOLOGIES)]
-)
+@pytest.mark.full
+@pytest.mark.parametrize("topology", ["v5e:2x2", *OTHER_TOPOLOGIES])
 def test_the_kernels_compile_for_a_pod(tpu_devices, topology):
     """Forward and backward, with dropout, rotary positions, grouped heads and a window, on a mesh."""
     mesh = sharding.make_mesh({"data": 1, "fsdp": 2, "tensor": 2}, tpu_devices(topology)[:4])

@@ -34,6 +34,7 @@ def sharp(model):
     return dataclasses.replace(model, params=jax.tree.map(lambda leaf: 4 * leaf, model.params))
 
 
+@pytest.mark.more
 def test_the_metrics_of_a_run_are_those_of_its_model(model, finished, corpus):
     metrics = evaluation.evaluate(model, str(corpus), batches=2, format="segment_pair", **SHORT)
     last = json.loads((finished / "metrics.jsonl").read_text().splitlines()[-1])

@@ -79,6 +79,7 @@ def test_a_run(config, tmp_path, capfd):
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.full
 def test_longer_and_past_a_damaged_checkpoint(config, finished, tmp_path, capfd):
     """Twelve steps, then sixteen with the newest checkpoint cut, are the sixteen of one run."""
     run = tmp_path / "run"

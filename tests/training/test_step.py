@@ -285,6 +285,7 @@ def test_the_head_works_on_masked_positions_alone():
     assert logits and all(line.rstrip().split(" loc")[0].endswith("xf32>") for line in logits)
 
 
+@pytest.mark.more
 def test_left_to_right_in_chunks_takes_less_memory():
     config, batch = make_config(), make_batch()
     config.model.update(attention="causal", pooler=False)
