@@ -45,7 +45,8 @@ class MPNet(roberta.Roberta):
             return Task(name, num_labels, "dense", dropout=0.0)
         return Task(name, num_labels, "dense", read_dropout(config, ("hidden_dropout_prob",), 0.1, path))
 
-    def from_task(self, task, spec, original):
+    @staticmethod
+    def from_task(task, spec, original):
         return {}
 
     def encoder_names(self):
