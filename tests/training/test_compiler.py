@@ -63,4 +63,5 @@ def test_a_step_that_computes_attention_with_dropout_again_compiles_for_v6e(tpu_
     whole = described(), described(dtype=key.dtype)
     train_step = step_lib.make_train_step(config, model, mesh, 10)
     compiled = train_step.lower(step_lib.abstract_state(config, model, mesh, 10), batch, *whole).compile()
-    assert compiled.memory_analysis().temp_size_in_bytes > 0
+    memory = compiled.memory_analysis()  # whose temporaries may all lie in the chip's own memory
+    assert memory.peak_memory_in_bytes > memory.argument_size_in_bytes > 0
