@@ -19,7 +19,6 @@ class MPNet(roberta.Roberta):
     prefix = "mpnet"
     fixed = {"head_activation": "gelu", "positions": "learned+bias", "type_vocab_size": 0, "bias_buckets": 32}
     refused = {"relative_attention_num_buckets": (None, 32)}
-    writes_bos_and_eos = True
     examples = {
         "layer_norm_eps": (1e-12, 1e-5),
         "hidden_act": ("gelu", "gelu_new", "relu"),
