@@ -6,6 +6,7 @@ a time-out, and ends every process when one stops answering.
 """
 
 import atexit
+import contextlib
 import itertools
 import json
 import os
@@ -29,6 +30,7 @@ _POLL_SECONDS = 0.5
 _GRACE_SECONDS = 5  # until a process is ended because another one has ended in an error
 _NAMES = itertools.count()
 _leaving, _ended = threading.Event(), threading.Event()
+_exit = threading.RLock()  # held, until the process has ended, by the thread that decides with which code
 
 
 def initialize(
@@ -298,24 +300,37 @@ def is_multiprocess() -> bool:
     return _state.client is not None
 
 
+def claim_exit() -> None:
+    """Makes this thread the one that ends the process; a later one waits here for ever, until the process has ended.
+
+    A thread in a collective gets an error once another process has left, and would end this one with another code.
+    """
+    _exit.acquire()
+    _leaving.set()
+
+
 def reports_errors() -> bool:
     """Returns whether this process reports the error that it ends in: the first that asks does, and the others end."""
-    _leaving.set()
+    claim_exit()
     return _set(_state.client, "bert_jax/error", str(_state.process_id))
 
 
 def exit_now(code: int) -> None:
     """Ends this process after an error, without waiting for work that other processes share in."""
-    client = _state.client
-    _leaving.set()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    _set(client, f"bert_jax/left/{_state.process_id}", "")
-    if is_first():  # it runs the coordination service, without which the others would end in another error
-        wait_until = time.monotonic() + _GRACE_SECONDS + 2
-        while time.monotonic() < wait_until and len(_all(client, "bert_jax/left")) < _state.num_processes:
-            time.sleep(_POLL_SECONDS / 10)
-        time.sleep(_POLL_SECONDS)
+    claim_exit()
+    latest = threading.Timer(_GRACE_SECONDS + 5, os._exit, [code])  # process 0 may not answer
+    latest.daemon = True
+    latest.start()
+    with contextlib.suppress(OSError, ValueError):  # a reader that has left, or a closed file
+        sys.stdout.flush()
+        sys.stderr.flush()
+    if is_multiprocess():
+        _set(_state.client, f"bert_jax/left/{_state.process_id}", "")
+        if is_first():  # it runs the coordination service, without which the others would end in another error
+            wait_until = time.monotonic() + _GRACE_SECONDS + 2
+            while time.monotonic() < wait_until and len(_all(_state.client, "bert_jax/left")) < _state.num_processes:
+                time.sleep(_POLL_SECONDS / 10)
+            time.sleep(2 * _POLL_SECONDS)  # what has said that it leaves may still be on its way out
     os._exit(code)
 
 

@@ -6,7 +6,6 @@ the same to one host. The launcher sees processes that run, and nobody looks unt
 
 import contextlib
 import faulthandler
-import os
 import pathlib
 import socket
 import sys
@@ -90,6 +89,7 @@ class Watchdog:
                 self._end(f"{label}ends with another process ({self._elsewhere}); here, in: {activity}")
 
     def _end(self, message):
+        distributed.claim_exit()
         place = self._write(message)
         _within(_WRITE_SECONDS, lambda: distributed.report_hang(message))
         print(f"error: {message}; stacks of all threads: {place}; ended with code {EXIT_CODE}", file=sys.stderr)
@@ -97,7 +97,7 @@ class Watchdog:
         # A process that ends closes connections (process 0 the service itself), which is an error in all others: none
         # leaves before they have written theirs, or have had the time to.
         _within(_LAST_SECONDS, lambda: _wait_until(distributed.all_report_hang))
-        os._exit(EXIT_CODE)
+        distributed.exit_now(EXIT_CODE)
 
     def _write(self, message):
         """Writes the stacks, and returns where."""

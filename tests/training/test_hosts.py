@@ -200,6 +200,37 @@ def test_a_process_that_hangs_ends_the_others_with_their_stacks(recipe, environm
     assert "in train" in (tmp_path / "hang-0.txt").read_text()
 
 
+_HANGS = """
+import pathlib, sys, threading, time
+from bert_jax.processes import distributed, watchdog
+
+rest = dict(word.lstrip("-").split("=") for word in sys.argv[2:])
+distributed.initialize(rest["coordinator_address"], int(rest["num_processes"]), int(rest["process_id"]))
+whole = distributed.all_report_hang
+
+def late():  # as on a machine that has more to do
+    time.sleep(0 if distributed.is_first() else 4)
+    return whole()
+
+distributed.all_report_hang = late
+watch = watchdog.Watchdog(0.5, pathlib.Path(sys.argv[1]), lambda: ("step", 7))
+watch.__enter__()
+while not (distributed.is_multiprocess() and whole()):
+    time.sleep(0.01)
+if distributed.reports_errors():  # as a collective that has lost its peer
+    print("a second error")
+distributed.exit_now(2)
+"""
+
+
+def test_a_hang_ends_all_processes_with_one_code(environment, tmp_path):
+    """Process 0 leaves last, and the error that a hang causes elsewhere in a process does not end it before."""
+    run = Processes(2, environment, ["-c", _HANGS, str(tmp_path)])
+    for out, err in run.wait((watchdog.EXIT_CODE,)):
+        assert "a second error" not in out and err.count("error: ") == 1
+    assert (tmp_path / "hang-0.txt").exists() and (tmp_path / "hang-1.txt").exists()
+
+
 _IS_SLOW = """
 import sys, time
 from bert_jax import command, distributed, pretrain
