@@ -129,11 +129,8 @@ def _check_finetuning(config, workdir, begun):
     from bert_jax.data.tasks import records  # numpy, after the mistakes that need none
 
     for run, _ in runs:
-        if longest is not None and run.data.sequence_length > longest:
-            raise UserError(
-                f"config.data.sequence_length: {run.data.sequence_length} is over the {longest} positions of "
-                f"config.init_from={config.init_from}; expected at most {longest}"
-            )
+        if longest is not None:
+            finetune_config.check_positions(run, longest)
         if _runs_on_one_device():
             finetune_config.check_devices(run, 1, {})
         for key in ("train", "held_out", "test"):

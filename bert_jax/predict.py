@@ -110,9 +110,9 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_enum("merge", "mean", ["mean", "max"], "classify: how the logits of a long text's windows are combined")
 flags.DEFINE_enum(
-    "long", None, ["windows", "truncate"],
-    "classify, embed: what happens to a text longer than the model; default: windows, but truncate for "
-    "sentence-transformers models, as sentence-transformers does",
+    "long", None, ["windows", "truncate", "head_tail", "chunks"],
+    "classify, embed: what happens to a text longer than the model; default: as fine-tuned (config.task.long), else "
+    "windows, but truncate for sentence-transformers models, as sentence-transformers does",
 )  # fmt: skip
 flags.DEFINE_float(
     "null_threshold", None, "answer: margin by which 'no answer' must outscore the best span to be returned"

@@ -316,7 +316,7 @@ def rerank(model, retriever, task: Task) -> dict[str, float]:
     reranker = open_predictor(bert_jax.Reranker, str(model))
     first = ranked[:, :RERANKED]
     pairs = [(query, task.documents[i]) for query, row in zip(task.queries, first, strict=True) for i in row]
-    scores = np.reshape([answer["score"] for answer in reranker(pairs)], first.shape)
+    scores = np.reshape([answer["score"] for answer in reranker.stream(pairs)], first.shape)
     order = np.argsort(-scores, axis=1, kind="stable")
     ranked[:, :RERANKED] = np.take_along_axis(first, order, axis=1)
     return ranking.score(ranked, task.relevance)

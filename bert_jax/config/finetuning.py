@@ -75,6 +75,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     pretraining.check_loggers(values)
     pretraining.check_emergency_folder(values)
     _check_task(values)
+    _check_long(values)
     _check_embedding(values)
     _check_reranking(values)
     _check_loss(values)
@@ -166,6 +167,17 @@ def _data_set(spec):
 def check_devices(config: ml_collections.ConfigDict, num_devices: int, heads: Mapping[str, int]) -> None:
     """Raises UserError if the mesh does not fit the devices, or heads or the batch do not divide among them."""
     check_layout(config, num_devices, heads, [(config.data.batch_size, "")])
+
+
+def check_positions(config: ml_collections.ConfigDict, max_positions: int) -> None:
+    """Raises UserError if rows, or the chunks of rows, are longer than the model of config.init_from reads."""
+    key = "task.chunk_length" if config.task.long == "chunks" else "data.sequence_length"
+    length = config.task.chunk_length if config.task.long == "chunks" else config.data.sequence_length
+    if length > max_positions:
+        raise UserError(
+            f"config.{key}: {length} is over the {max_positions} positions of config.init_from={config.init_from}; "
+            f"expected at most {max_positions}"
+        )
 
 
 def steps_per_epoch(config: ml_collections.ConfigDict, num_rows: int) -> int:
@@ -354,6 +366,51 @@ def _check_task(values):
         raise UserError(
             f"config.task.held_out_share: found {values['task.held_out_share']}; expected a share in (0, 1), or "
             "config.task.held_out"
+        )
+
+
+def _check_long(values):
+    """Checks how texts longer than a row are read."""
+    long, name = values["task.long"], values["task.name"]
+    for key, way in (("head_tokens", "head_tail"), ("chunk_length", "chunks"), ("chunk_pooling", "chunks"),
+                     ("chunk_layers", "chunks")):  # fmt: skip
+        default = FINETUNING[f"task.{key}"].default
+        if long != way and values[f"task.{key}"] != default:
+            raise UserError(
+                f"config.task.{key}: found {values[f'task.{key}']}; it is for config.task.long={way}; expected "
+                f"{default} with {long}"
+            )
+    if long == "truncate":
+        return
+    if name not in TASKS_OF["head_tokens" if long == "head_tail" else "long"]:
+        expected = "truncate" if name not in TASKS_OF["long"] else "truncate or chunks"
+        raise UserError(f"config.task.long: found {long}; expected {expected} with config.task.name={name}")
+    length, head, chunk = values["data.sequence_length"], values["task.head_tokens"], values["task.chunk_length"]
+    refused = [
+        ("task.text_pair", "", "two texts share a row"),
+        ("task.pooling", None, "it keeps what is of tokens") if values["task.pooling"] in (
+            LATE_POOLING, *SPARSE_POOLING) else None,
+    ]  # fmt: skip
+    if long == "chunks":
+        refused += [
+            ("data.packing", False, "a row is one text"),
+            ("loss.prior_layers", 0, "the chunks' vectors are those of the last layer"),
+            ("loss.name", "auto", "the decoder reads one row") if values["loss.name"] == "denoising" else None,
+        ]
+    for key, expected, reason in filter(None, refused):
+        if values[key] != expected:
+            instead = "another" if expected is None else repr(expected)
+            raise UserError(
+                f"config.{key}: found {values[key]!r}; expected {instead} with config.task.long={long}: {reason}"
+            )
+    if long == "head_tail" and head >= length:
+        raise UserError(
+            f"config.task.head_tokens: found {head}; expected less than config.data.sequence_length={length}"
+        )
+    if long == "chunks" and length % chunk:
+        raise UserError(
+            f"config.data.sequence_length: found {length}; expected a multiple of config.task.chunk_length={chunk}: a "
+            "row has room for as many chunks of a text"
         )
 
 

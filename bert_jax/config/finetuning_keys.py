@@ -46,7 +46,11 @@ LIST_LOSSES = ("listwise", "listnet", "ranknet", "lambdarank", "margin_mse", "kl
 # Kinds of task that read a key of config.task; keys that are not listed are for all, or have a check of their own.
 _WITH_COLUMNS = tuple(name for name in TASKS if name != "question_answering")
 _RANKING = ("embedding", "reranking")
+_LONG = ("sequence_classification", "token_classification", "embedding")
 TASKS_OF = {
+    **dict.fromkeys(("chunk_length", "chunk_pooling", "chunk_layers"), _LONG),
+    "long": _LONG,
+    "head_tokens": ("sequence_classification", "embedding"),
     "text": ("sequence_classification", "token_classification"),
     "text_pair": ("sequence_classification",),
     "label": _WITH_COLUMNS,
@@ -206,6 +210,24 @@ FINETUNING: dict[str, Key] = {
         query=("query", "Reranking: column of the query."),
         document=("document", "Reranking: column of the document, or of a list of documents of the query."),
         group_size=(16, "Reranking: most documents of a query in a row of a loss on lists.", COUNT),
+        long=(
+            "truncate",
+            'What is read of a text that is longer than its row: the beginning; with "head_tail" the beginning and the '
+            'end (Sun et al. 2019, section 5.3.1); with "chunks" all of it up to data.sequence_length, in chunks that '
+            "the model reads one by one and then together (Pappagari et al. 2019).",
+            {"choices": ("truncate", "head_tail", "chunks")},
+        ),
+        head_tokens=(128, "Tokens of the beginning, with task.long=head_tail.", COUNT | TOKENS),
+        chunk_length=(
+            512, "Tokens of a chunk, special ones included, with task.long=chunks.", COUNT | TOKENS | {"at_least": 3}
+        ),
+        chunk_pooling=(
+            "transformer",
+            "How the vectors of a text's chunks are combined: by Transformer layers over them (Pappagari et al. 2019, "
+            "section 3.2), by learned weights (Yang et al. 2016, section 2.2), or by their mean.",
+            {"choices": ("transformer", "attention", "mean")},
+        ),
+        chunk_layers=(2, "Number of these layers.", COUNT | DEPTH),
         activation=(
             "auto",
             'Reranking: what a score is of the logit; "auto": Sigmoid where the loss is bce, else Identity.',

@@ -87,7 +87,22 @@ def _head(config, source, task):
     head = formats.task_head(source, name, len(task.labels), dropout)
     if config.task.pooling != "auto":
         head = model_lib.Task(head.name, head.num_labels, config.task.pooling, head.dropout)
-    return dataclasses.replace(head, crf=config.task.crf)
+    return _with_chunks(config, dataclasses.replace(head, crf=config.task.crf))
+
+
+def _with_chunks(config, head):
+    """Returns the head for texts that are read as config.task.long says."""
+    task = config.task
+    if task.long != "chunks":
+        return head
+    return dataclasses.replace(
+        head,
+        late=False,  # a fresh head either way, which reads a text's vector
+        chunk_length=task.chunk_length,
+        chunk_pooling=task.chunk_pooling,
+        chunk_layers=task.chunk_layers if task.chunk_pooling == "transformer" else 0,
+        max_chunks=config.data.sequence_length // task.chunk_length,
+    )
 
 
 def _embedding_head(config, source, task):
@@ -122,7 +137,7 @@ def _embedding_head(config, source, task):
         _check_rebuilds(config, source)
     if task.loss == "angle" and size % 2:
         raise UserError(f"config.loss.name=angle needs vectors of an even size; found {size}")
-    return model_lib.Task(
+    head = model_lib.Task(
         "embedding",
         size,
         pooling,
@@ -134,6 +149,7 @@ def _embedding_head(config, source, task):
         pair_labels=len(task.labels),
         rebuilds=task.loss == "denoising",
     )
+    return _with_chunks(config, head)
 
 
 def _check_rebuilds(config, source):

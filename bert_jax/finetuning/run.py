@@ -205,11 +205,7 @@ def _check_sizes(config, workdir, inputs) -> FinetuningSteps:
     """Checks the config against model and devices, and that its steps fit the memory; returns these steps."""
     spec = inputs.model.spec
     trainable.check_tuning(config.tuning, spec)
-    if config.data.sequence_length > spec.max_positions:
-        raise UserError(
-            f"config.data.sequence_length: {config.data.sequence_length} is over the {spec.max_positions} positions of "
-            f"config.init_from={config.init_from}; expected at most {spec.max_positions}"
-        )
+    finetune_config.check_positions(config, spec.max_positions)
     heads = "model.num_heads" if spec.num_kv_heads == spec.num_heads else "model.num_kv_heads"
     finetune_config.check_devices(config, jax.device_count(), {heads: spec.num_kv_heads})
     steps = FinetuningSteps(config, sharding.make_mesh(config.mesh), inputs.description, inputs.task)

@@ -15,6 +15,7 @@ import numpy as np
 
 from bert_jax import _moved
 from bert_jax import model as model_lib
+from bert_jax.data import long_texts
 from bert_jax.data import packing as packing_lib
 from bert_jax.data import rows as rows_lib
 from bert_jax.interop.pretrained import Pretrained
@@ -93,7 +94,7 @@ class Program:
         if dtype:
             network = model_lib.Model(dataclasses.replace(network.spec, dtype=dtype))
         self._tokenizer = model.tokenizer
-        self._max_length = network.spec.max_positions
+        self._max_length, self._chunk_length = row_limits(network.spec)
         self._run = jax.jit(functools.partial(function, network), static_argnums=2)
         self._params = jax.device_put(model.params)
         self._positions, self._outputs, self._packing = positions, outputs, packing
@@ -110,7 +111,7 @@ class Program:
         them.
 
         Args:
-          rows: rows of at most max_positions tokens.
+          rows: rows of at most as many tokens as `row_limits` says.
           static: last argument of the function.
           done: called with the number of newly finished rows.
         """
@@ -129,8 +130,8 @@ class Program:
         counts = [len(row.positions) if self._positions == "masked_positions" else 0 for row in rows]
         slots = [_power(count) for count in counts]
         limits = self._max_length, self._max_tokens, self._max_slots
-        unpacked = list(plan(lengths, slots, *limits))
-        if not self._packing:
+        unpacked = list(plan(lengths, slots, *limits, self._chunk_length))
+        if not self._packing or self._chunk_length:
             return (self._padded(rows, slots, *planned) for planned in unpacked)
         packed, too_long = plan_packed(lengths, counts, *limits)
         rest = [([too_long[i] for i in members], length, size) for members, length, size in plan(
@@ -182,27 +183,42 @@ def _fetch(batch, device_outputs, outputs, done):
     done(len(batch.rows))
 
 
+def row_limits(spec: model_lib.Spec) -> tuple[int, int]:
+    """Returns the most tokens of a row, and the tokens of the chunks that rows of a model consist of, or 0."""
+    task = spec.task
+    if task and task.chunk_length:
+        return task.chunk_length * task.max_chunks, task.chunk_length
+    return spec.max_positions, 0
+
+
 @_moved.renamed_arguments(longest="max_length", tokens="max_tokens", most_slots="max_slots")
 def plan(
-    lengths: Sequence[int], slots: Sequence[int], max_length: int, max_tokens: int, max_slots: int
+    lengths: Sequence[int],
+    slots: Sequence[int],
+    max_length: int,
+    max_tokens: int,
+    max_slots: int,
+    chunk_length: int = 0,
 ) -> Iterator[tuple[list[int], int, int]]:
     """Plans padded batches that hold every row once, the longest first.
 
     Args:
       lengths: number of tokens of each row.
       slots: number of slots of each row; the rows of a batch have equally many.
-      max_length: the model's max_positions.
+      max_length: the most tokens of a row, see `row_limits`.
       max_tokens: the most tokens of a batch, padding included.
       max_slots: the most slots of a batch.
+      chunk_length: tokens of the chunks that rows consist of; 0 for rows without.
 
     Yields:
       (indices of the rows of a batch, the length they are padded to, the number of rows it is filled up to).
     """
     order = sorted(range(len(lengths)), key=lambda i: (slots[i], lengths[i]), reverse=True)
+    buckets = long_texts.bucket_lengths(LENGTHS, max_length, chunk_length)
     begin = 0
     while begin < len(order):
         first = order[begin]
-        length = rows_lib.bucket(lengths[first], max_length, LENGTHS)
+        length = rows_lib.bucket(lengths[first], max_length, buckets)
         full = max(1, min(max_tokens // length, max_slots // max(1, slots[first])))
         members = [i for i in order[begin : begin + full] if slots[i] == slots[first]]
         yield members, length, min(full, _power(len(members)))

@@ -34,8 +34,9 @@ class Classifier(Predictor):
     Args:
       model: a model's name (a workdir, a directory or a hub name), or an opened model (`bert_jax.load`).
       long: what happens to a text that is longer than the rows of fine-tuning (where these are unknown, than the model
-        reads): "windows" combines the logits of overlapping windows, "truncate" reads the beginning alone. A pair is
-        always truncated, the longer text first, as in fine-tuning.
+        reads): "windows" combines the logits of overlapping windows, "truncate" reads the beginning alone, "head_tail"
+        the beginning and the end. None: as the model was fine-tuned (config.task.long), which "chunks" needs, but
+        windows in the place of "truncate". A pair is always truncated, the longer text first, as in fine-tuning.
       merge: how the logits of windows are combined: "mean" or "max".
       dtype: dtype of the computation, "float32" or "bfloat16"; None: as the model's config says.
       packing: whether several texts may share a row, which changes no answer: True, False, or "auto": if it saves time.
@@ -47,21 +48,21 @@ class Classifier(Predictor):
         self,
         model: str | os.PathLike | Pretrained,
         *,
-        long: str = "windows",
+        long: str | None = None,
         merge: str = "mean",
         dtype: str | None = None,
         packing: str | bool = "auto",
     ):
-        windows.check_long(long)
         if merge not in MERGES:
             raise UserError(f"merge: found {merge!r}; expected {' or '.join(MERGES)}")
         model = self.opened(model)
         super().__init__(model, dtype=dtype, packing=packing)
-        self._long, self._merge = long, merge
+        long, self._merge = windows.long_of(long, model, "windows"), merge
         self._names = _distinct(model.labels)
         self._activation = model.settings.get("activation")
         if model.settings.get("max_length"):  # the rows of fine-tuning, or of a cross-encoder
             self.max_length = min(self.max_length, model.settings["max_length"])
+        self._long = long
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -141,7 +142,10 @@ class Classifier(Predictor):
         return rows, counts
 
     def _single(self, ids):
-        return windows.rows_of_text(self.tokenizer, ids, self.max_length, self._long)
+        return windows.rows_of_text(
+            self.tokenizer, ids, self.max_length, self._long,
+            head_tokens=self.model.settings.get("head_tokens", windows.HEAD_TOKENS), chunk_length=self.chunk_length,
+        )  # fmt: skip
 
     def _pair(self, first, second):
         room = self.max_length - rows_lib.num_special(self.tokenizer, pair=True)

@@ -79,8 +79,7 @@ class Embedder(Predictor):
             model = formats.first_layers(model, layers, "layers")
         settings = model.settings
         is_sentence_transformer = "pooling" in settings
-        self._long = long or ("truncate" if is_sentence_transformer else "windows")
-        windows.check_long(self._long)
+        self._long = windows.long_of(long, model, "truncate" if is_sentence_transformer else "windows")
         if pooling is None and "embed_refusal" in settings:
             raise UserError(
                 f"{settings['embed_refusal']}; pooling='mean' (--pooling=mean) gives the encoder's own states instead"
@@ -172,9 +171,9 @@ class Embedder(Predictor):
             "layers": [(layer.kind, layer.activation, layer.adds_input) for layer in self._all_layers()],
         }
         digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
-        learned = "task/" if "attention" in self._pooling else "encoder"
+        learned = ("task/", "chunks/") if "attention" in self._pooling or self.chunk_length else ("encoder",)
         arrays = parameters.leaves_by_name(self.model.params)
-        arrays = {name: array for name, array in arrays.items() if name.startswith(("encoder", learned))}
+        arrays = {name: array for name, array in arrays.items() if name.startswith(("encoder", *learned))}
         for number, layer in enumerate(self._all_layers()):
             arrays |= {f"layer {number} {name}": array for name, array in layer.arrays.items()}
         if self._layer_weights is not None:
@@ -190,6 +189,8 @@ class Embedder(Predictor):
 
     def _pooled_size(self, model):
         """Returns the size of pooled vectors, before the layers behind the pooling."""
+        if model.model.spec.task and model.model.spec.task.chunk_length:
+            return model.model.spec.task.num_labels
         token = projection.output_size(self._token_layers, model.model.spec.hidden_size)
         layers = (LAST_LAYERS.fullmatch(kind) for kind in self._pooling)
         return token * sum(int(last[1]) if last and last[2] else 1 for last in layers)
@@ -393,6 +394,10 @@ class Embedder(Predictor):
 
     def _compute(self, network, params, batch, skipped):
         """Returns pooled vectors float32 [batch, size]; of packed rows [batch, k, size]."""
+        if self.chunk_length:
+            return network.apply(params, batch | {"skipped": jnp.full(batch["input_ids"].shape[:1], skipped)})[
+                "vectors"
+            ]
         all_layers = self._layer_weights is not None or any(kind not in POOLING for kind in self._pooling)
         outputs = network.apply(params, batch, hidden_states=all_layers)
         present = batch["attention_mask"]
@@ -433,7 +438,10 @@ class Embedder(Predictor):
         prompt_ids = self.tokenizer.encode([prompt], special=True)[0] if prompt else []
         rows, counts = [], []
         for ids in self.tokenizer.encode([prompt + text for (text,) in examples], special=True):
-            text_rows = windows.rows_of_text(self.tokenizer, ids, self.max_length, self._long, len(prompt_ids))
+            text_rows = windows.rows_of_text(
+                self.tokenizer, ids, self.max_length, self._long, len(prompt_ids),
+                head_tokens=self.model.settings.get("head_tokens", windows.HEAD_TOKENS), chunk_length=self.chunk_length,
+            )  # fmt: skip
             rows += text_rows
             counts.append(len(text_rows))
         return rows, counts

@@ -322,6 +322,13 @@ class MultiVectorReranker(Ranking, _TokenPredictor):
     FIELDS: ClassVar[tuple[str, ...]] = ("query", "document")
     REQUIRED: ClassVar[int] = 2
 
+    def __call__(
+        self, pairs: Any, *, prompt: str | None = None, prompt_name: str | None = None, **others: Any
+    ) -> dict[str, Any] | list[dict[str, Any]]:
+        """Returns {"score"} of a pair of a query and a document, or a list of these for several; see Reranker."""
+        check_options("MultiVectorReranker", others)
+        return self._call(self._reader.read(pairs), prompt=prompt, prompt_name=prompt_name)
+
     def _static(self, prompt=None, prompt_name=None):
         self._prompt(True, prompt, prompt_name)
 

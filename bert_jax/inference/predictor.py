@@ -11,7 +11,7 @@ from bert_jax.config.keys import DTYPES
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.errors import shortened as shortened
-from bert_jax.inference.batching import Program, Row
+from bert_jax.inference.batching import Program, Row, row_limits
 from bert_jax.inference.examples import Example as Example
 from bert_jax.inference.examples import Reader, check_texts
 from bert_jax.interop.pretrained import Pretrained
@@ -39,6 +39,7 @@ class Predictor:
       model: the opened model.
       tokenizer: the model's tokenizer.
       max_length: the most tokens of a row, special tokens included.
+      chunk_length: tokens of the chunks that a row consists of, for a model that reads texts in chunks; else 0.
     """
 
     FIELDS: ClassVar[tuple[str, ...]] = ("text",)  # names of an example's texts
@@ -60,7 +61,7 @@ class Predictor:
         self._check_head(model)
         self.model = model
         self.tokenizer = model.tokenizer
-        self.max_length = model.model.spec.max_positions
+        self.max_length, self.chunk_length = row_limits(model.model.spec)
         self._program = Program(model, self._compute, dtype, self.POSITIONS, self.OUTPUTS, packing)
 
     @classmethod

@@ -15,9 +15,13 @@ from bert_jax.interop.pretrained import Pretrained
 
 
 class Ranking:
-    """Orders the documents of queries; a subclass streams {"score"} for pairs of a query and a document."""
+    """Orders the documents of queries; a subclass has {"score"} for pairs of a query and a document.
+
+    It streams them, and returns them when it is called.
+    """
 
     stream: Callable[..., Iterator[Any]]
+    __call__: Callable[..., Any]
 
     def rank(
         self,
@@ -110,21 +114,6 @@ class Ranking:
         answers = self.stream(pairs, lambda i: f"document {i}", prompt=prompt, prompt_name=prompt_name)
         return np.array([answer["score"] for answer in answers], np.float32)
 
-
-class Reranker(Ranking, Classifier):
-    """Orders and scores the documents of a query with a model that has one score for a pair of texts.
-
-        reranker = bert_jax.Reranker(MODEL)
-        reranker.rank("Who sat?", ["It rains.", "The cat sat."], top_k=1)
-        # [{"index": 1, "score": 0.97, "text": "The cat sat."}]
-
-    A pair that is longer than the model is cut, the longer text first. The class takes the arguments of Classifier. It
-    is also called like one, with pairs or records of a query and a document, and then returns {"score"} for each.
-    """
-
-    FIELDS: ClassVar[tuple[str, ...]] = ("query", "document")
-    REQUIRED: ClassVar[int] = 2
-
     def predict(self, pairs: Any, **options: Any) -> np.ndarray:
         """Returns the scores of pairs, float32 [pairs], as `predict` of sentence-transformers' CrossEncoder does.
 
@@ -143,6 +132,21 @@ class Reranker(Ranking, Classifier):
         if isinstance(answers, dict):
             return np.asarray(answers["score"], np.float32)
         return np.array([answer["score"] for answer in answers], np.float32)
+
+
+class Reranker(Ranking, Classifier):
+    """Orders and scores the documents of a query with a model that has one score for a pair of texts.
+
+        reranker = bert_jax.Reranker(MODEL)
+        reranker.rank("Who sat?", ["It rains.", "The cat sat."], top_k=1)
+        # [{"index": 1, "score": 0.97, "text": "The cat sat."}]
+
+    A pair that is longer than the model is cut, the longer text first. The class takes the arguments of Classifier. It
+    is also called like one, with pairs or records of a query and a document, and then returns {"score"} for each.
+    """
+
+    FIELDS: ClassVar[tuple[str, ...]] = ("query", "document")
+    REQUIRED: ClassVar[int] = 2
 
     def _answer(self, logits, activated=None):
         return {"score": super()._answer(logits, activated)["score"]}

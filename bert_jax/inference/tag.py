@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bert_jax.data.long_texts import LongReading
 from bert_jax.data.tasks import schemes
 from bert_jax.data.tasks import words as words_lib
 from bert_jax.data.vocabularies.tokenizer import trimmed
@@ -92,6 +93,9 @@ class TokenTagger(Predictor):
         self._unseen = model.settings.get("unseen_word", outside)
         if self._cutting:  # the windows of fine-tuning
             self.max_length = min(self.max_length, model.settings.get("max_length") or self.max_length)
+        chunk = self.chunk_length
+        self._reading = LongReading("chunks" if chunk else "truncate", self.max_length, chunk_length=chunk)
+        self._row_length = chunk or self.max_length
 
     def __call__(
         self,
@@ -173,7 +177,7 @@ class TokenTagger(Predictor):
             [text[start:end] for start, end in spans] if spans is not None else []
             for text, spans in zip(texts, places, strict=True)
         ]
-        encoded = words_lib.encode(self.tokenizer, sentences, self.max_length)
+        encoded = words_lib.encode(self.tokenizer, sentences, self._row_length)
         tokenized = self._tokenized([text for text, spans in zip(texts, places, strict=True) if spans is None])
         for text, spans, pieces in zip(texts, places, encoded, strict=True):
             yield self._windows(text, *(next(tokenized) if spans is None else (spans, pieces)))
@@ -195,16 +199,15 @@ class TokenTagger(Predictor):
             bounds = [*np.flatnonzero(starts).tolist(), len(ids)]
             parts = list(zip(bounds, bounds[1:], strict=False))
             pieces = [ids[begin:end] for begin, end in parts]
-            if len(ids) > self.max_length - 2:
-                pieces = [word[: words_lib.longest_word(self.max_length)] for word in pieces]
+            if len(ids) > self._row_length - 2:
+                pieces = [word[: words_lib.longest_word(self._row_length)] for word in pieces]
             yield [(max(0, offsets[begin][0] - shift), offsets[end - 1][1] - shift) for begin, end in parts], pieces
 
     def _windows(self, text, places, pieces):
         """Returns the rows of a text's words, and the note for `_answers`."""
-        windows = words_lib.windows([len(word) for word in pieces], self.max_length - 2)
-        rows, present = [], []
-        for window in windows:
-            ids, types, firsts = words_lib.make_row(self.tokenizer, pieces[window.start : window.stop])
+        windows, rows, present = [], [], []
+        for window, ids, types, firsts in words_lib.rows(self.tokenizer, pieces, self._reading):
+            windows.append(window)
             present.append([first >= 0 for first in firsts])
             rows.append(Row(ids, types, [first for first in firsts if first >= 0]))
         return rows, _Words(text, places, windows, present)

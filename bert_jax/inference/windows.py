@@ -6,17 +6,45 @@ import numpy as np
 
 from bert_jax import _moved
 from bert_jax.data import rows as rows_lib
+from bert_jax.data.long_texts import LongReading
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.inference.batching import Row
+from bert_jax.interop.pretrained import Pretrained
 
-LONG = ("windows", "truncate")
+LONG = ("windows", "truncate", "head_tail")
+HEAD_TOKENS = 128  # where a model was fine-tuned without (Sun et al. 2019, section 5.3.1)
 
 
 def check_long(long: str) -> None:
-    """Raises UserError unless `long` is "windows" or "truncate"."""
+    """Raises UserError unless `long` is one of LONG."""
     if long not in LONG:
-        raise UserError(f"long: found {long!r}; expected {' or '.join(LONG)}")
+        raise UserError(f"long: found {long!r}; expected {', '.join(LONG[:-1])} or {LONG[-1]}")
+
+
+def long_of(long: str | None, model: Pretrained, default: str) -> str:
+    """Returns what a predictor does with long texts: as asked, else as the model was fine-tuned, else `default`.
+
+    Args:
+      long: the predictor's argument; None for the model's own.
+      model: the model.
+      default: for a model that learned from the beginnings of long texts, or of which nothing is known.
+
+    Raises:
+      UserError: there is no such way, or the model has another one.
+    """
+    own = model.settings.get("long")
+    if own == "chunks" and long not in (None, own):
+        raise UserError(f"long: found {long!r}; expected chunks, in which {model.name} was fine-tuned")
+    long = long or own or default
+    if long != "chunks":
+        check_long(long)
+    elif own != long:
+        raise UserError(
+            f"long: found 'chunks'; expected {', '.join(LONG[:-1])} or {LONG[-1]}, as {model.name} was not fine-tuned "
+            "with config.task.long=chunks"
+        )
+    return long
 
 
 @_moved.renamed_arguments(room="size")
@@ -33,21 +61,32 @@ def overlapping_windows(ids: Sequence[int], size: int) -> list[Sequence[int]]:
 
 
 @_moved.renamed_arguments(longest="max_length", repeated="prompt")
-def rows_of_text(tokenizer: Tokenizer, ids: Sequence[int], max_length: int, long: str, prompt: int = 0) -> list[Row]:
-    """Returns the rows of one text: all its windows, or its beginning alone.
+def rows_of_text(
+    tokenizer: Tokenizer,
+    ids: Sequence[int],
+    max_length: int,
+    long: str,
+    prompt: int = 0,
+    *,
+    head_tokens: int = HEAD_TOKENS,
+    chunk_length: int = 0,
+) -> list[Row]:
+    """Returns the rows of one text: all its windows, or one row.
 
     Args:
       tokenizer: the model's tokenizer.
       ids: token ids of the text, without special tokens.
       max_length: the most tokens of a row, special tokens included.
-      long: "windows" or "truncate": what happens to a text that does not fit a row.
+      long: "windows", or how one row is made of a text that does not fit it (data.long_texts.LongReading).
       prompt: number of tokens at the beginning of the text that belong to a prompt, which every window repeats.
+      head_tokens: tokens of the beginning, with "head_tail".
+      chunk_length: tokens of a chunk, with "chunks".
     """
-    room = max_length - rows_lib.num_special(tokenizer, pair=False)
-    if len(ids) <= room or long == "truncate":
-        parts = [ids[:room]]
-    else:
-        parts = [[*ids[:prompt], *part] for part in overlapping_windows(ids[prompt:], room - prompt)]
+    reading = LongReading(long, max_length, head_tokens, chunk_length)
+    room = reading.room(tokenizer)
+    if len(ids) <= room or long != "windows":
+        return [Row(*reading.row(tokenizer, reading.kept(ids, room)))]
+    parts = [[*ids[:prompt], *part] for part in overlapping_windows(ids[prompt:], room - prompt)]
     return [Row(*rows_lib.join(tokenizer, part)) for part in parts]
 
 

@@ -86,6 +86,8 @@ class Model:
             sequence], and cls_positions int32 [batch, k], where each sequence begins. Outputs for each sequence are
             then [batch, k, ...]; unused entries of rows with fewer than k sequences are undefined. row_numbers, int32
             [batch], say which row of a larger batch each row is, so that parts of a batch drop what the whole would.
+            With a task that reads texts in chunks a row holds the chunks of a text one behind the other, each padded to
+            task.chunk_length, or one chunk of any length; only the task's output is then returned.
           dropout_key: a jax.random key turns dropout on; None turns it off.
           hidden_states: whether every layer's output is returned.
           attention_weights: whether every head's attention weights are returned. They are computed from the hidden

@@ -38,6 +38,8 @@ def step_flops(spec: Spec, batch: int, sequence: int, slots: int, passes: float 
       passes: cost of a step in forward passes of the layers; less than 3 where some layers are frozen.
       sequences: places of a packed row whose pairs are classified.
     """
+    if spec.task and 0 < spec.task.chunk_length < sequence:  # the vectors of chunks cost next to nothing
+        batch, sequence = batch * (sequence // spec.task.chunk_length), spec.task.chunk_length
     hidden, size = spec.hidden_size, spec.embedding_size
     queries, keys = spec.num_heads * spec.head_size, spec.num_kv_heads * spec.head_size
     maps = 3 if spec.mlp == "gated" else 2

@@ -9,6 +9,7 @@ from flax import nnx
 
 from bert_jax.config.finetuning_keys import LATE_POOLING, SPARSE_POOLING
 from bert_jax.model.denoising import Decoder
+from bert_jax.model.documents import ChunkReader, read_chunks
 from bert_jax.model.dropout import dropout, dropout_seeds
 from bert_jax.model.encoder import Encoder
 from bert_jax.model.layers import ACTIVATIONS, Embedding, Keys, Linear, add_bias, make_norm
@@ -167,24 +168,36 @@ class TaskHead(nnx.Module):
           [batch, labels] for sequence classification ([batch, k, labels] of packed rows), else [batch, sequence,
           labels].
         """
-        task, present = self.task, batch["attention_mask"]
-        seeds = (None, None)
-        if dropout_key is not None:
-            seeds = dropout_seeds(dropout_key, 2, row_numbers=batch.get("row_numbers"))
-        if task.name != "sequence_classification":
+        seeds = self._seeds(batch, dropout_key)
+        if self.task.name != "sequence_classification":
             return self._output(hidden, *seeds)
+        if self.task.late:
+            return pool(self._output(hidden, *seeds), batch["attention_mask"], self.task.pooling, batch=batch)
+        return self._output(self._read(hidden, pooled, batch, seeds[1]), *seeds)
+
+    def of_text(self, hidden, pooled, batch, dropout_key: jax.Array | None) -> jax.Array:
+        """Returns what the output layer reads of each text, [batch, hidden]; arguments as of `__call__`."""
+        return self._read(hidden, pooled, batch, self._seeds(batch, dropout_key)[1])
+
+    def output_of(self, read: jax.Array, batch: Mapping, dropout_key: jax.Array | None) -> jax.Array:
+        """Maps what `of_text` returns, or the states of tokens, [..., hidden], to float32 logits [..., labels]."""
+        return self._output(read, *self._seeds(batch, dropout_key))
+
+    def _seeds(self, batch, dropout_key):
+        if dropout_key is None:
+            return None, None
+        return dropout_seeds(dropout_key, 2, row_numbers=batch.get("row_numbers"))
+
+    def _read(self, hidden, pooled, batch, seed):
+        task, present = self.task, batch["attention_mask"]
+        if task.name != "sequence_classification":
+            return pool(hidden, present, "mean")
         if task.pooling == "pooler":
-            read = pooled
-        elif task.pooling == "dense":
-            read = dropout(first_tokens(hidden, batch), task.dropout, seeds[1])
-            read = jnp.tanh(self.dense(read))
-        elif task.pooling == "attention":
-            read = pool(hidden, present, "attention", self.score(hidden)[..., 0], batch)
-        elif task.late:
-            return pool(self._output(hidden, *seeds), present, task.pooling, batch=batch)
-        else:
-            read = pool(hidden, present, task.pooling, batch=batch)
-        return self._output(read, *seeds)
+            return pooled
+        if task.pooling == "dense":
+            return jnp.tanh(self.dense(dropout(first_tokens(hidden, batch), task.dropout, seed)))
+        scores = self.score(hidden)[..., 0] if task.pooling == "attention" else None
+        return pool(hidden, present, task.pooling, scores, batch)
 
     def _output(self, read, seed, transform_seed):
         """Maps vectors [..., hidden] to float32 logits [..., labels]."""
@@ -232,18 +245,27 @@ class EmbeddingHead(nnx.Module):
           dropout_key: not read; vectors are those of the encoder's dropout.
         """
         del dropout_key
-        present = batch["attention_mask"]
-        if "skipped" in batch:
-            positions = jnp.arange(present.shape[1], dtype=jnp.int32)
-            present = jnp.where(positions[None] >= batch["skipped"][:, None], present, 0)
+        present = self._pooled_tokens(batch)
         if self.task.pooling in SPARSE_POOLING:
             return pool_sparse(logits, present, SPARSE_POOLING[self.task.pooling])
         is_late = self.task.pooling == LATE_POOLING
-        vectors = hidden.astype(jnp.float32)
-        vectors = vectors if is_late else pool(vectors, present, self.task.pooling)
-        if self.task.transform:
-            vectors = ACTIVATIONS[self.task.transform_activation](self.dense(vectors))
+        vectors = self.output_of(hidden.astype(jnp.float32) if is_late else self.of_text(hidden, batch))
         return jnp.where(batch.get("scored", present)[:, :, None] != 0, vectors, 0.0) if is_late else vectors
+
+    def of_text(self, hidden: jax.Array, batch: Mapping) -> jax.Array:
+        """Returns each text's pooled states, float32 [batch, hidden]; arguments as of `__call__`."""
+        return pool(hidden.astype(jnp.float32), self._pooled_tokens(batch), self.task.pooling)
+
+    def output_of(self, read: jax.Array) -> jax.Array:
+        """Maps pooled states, or the states of tokens, float32 [..., hidden], to vectors [..., size]."""
+        return ACTIVATIONS[self.task.transform_activation](self.dense(read)) if self.task.transform else read
+
+    def _pooled_tokens(self, batch):
+        present = batch["attention_mask"]
+        if "skipped" not in batch:
+            return present
+        positions = jnp.arange(present.shape[1], dtype=jnp.int32)
+        return jnp.where(positions[None] >= batch["skipped"][:, None], present, 0)
 
 
 class Heads(nnx.Module):
@@ -266,6 +288,8 @@ class Heads(nnx.Module):
         if spec.task:
             head = EmbeddingHead if spec.task.name == "embedding" else TaskHead
             self.task = head(spec, rngs=rngs)
+            if spec.task.chunk_length:
+                self.chunks = ChunkReader(spec, rngs=rngs)
         if spec.sentence_order:
             self.sentence_order = Linear(
                 spec.hidden_size, 2, stddev=spec.initializer_range, initializer=spec.initializer, rngs=rngs
@@ -286,6 +310,8 @@ class Heads(nnx.Module):
     ) -> dict[str, jax.Array]:
         """Returns the outputs for a batch of arrays [batch, sequence]; see Model.apply for them and the arguments."""
         outputs, spec = {}, self.spec
+        if spec.task and spec.task.chunk_length:
+            return self._of_documents(batch, dropout_key)
         return_all_layers = hidden_states or attention_weights
         absolute_positions = None
         if spec.language_model and spec.mask_decoder == "enhanced":
@@ -322,6 +348,34 @@ class Heads(nnx.Module):
             if is_embedder and hidden_states and spec.task.pooling not in (*SPARSE_POOLING, LATE_POOLING):
                 outputs["layer_vectors"] = self._layer_vectors(states, batch)
         return outputs
+
+    def _of_documents(self, batch, dropout_key):
+        """Returns the task's outputs for texts in chunks; see Model.apply."""
+        task, head = self.spec.task, self.task
+        is_embedder, is_of_tokens = task.name == "embedding", task.name == "token_classification"
+        keys = (None, None, None) if dropout_key is None else jax.random.split(dropout_key, 3)
+        numbers = batch.get("row_numbers")
+
+        def encode(chunk, key):
+            hidden, _ = self.encoder(chunk, key)
+            if is_embedder:
+                return head.of_text(hidden, chunk)
+            pooled = self.pooler(first_tokens(hidden, chunk)) if self.spec.pooler else None
+            task_key = None if key is None else jax.random.fold_in(key, 1)
+            read = head.of_text(hidden, pooled, chunk, task_key)
+            return (read, hidden) if is_of_tokens else read
+
+        outputs, present = read_chunks(batch, task.chunk_length, keys[0], encode)
+        vectors = jnp.swapaxes(outputs[0] if is_of_tokens else outputs, 0, 1)
+        if is_embedder:
+            return {"vectors": head.output_of(self.chunks.pooled(vectors, present, keys[1], numbers))}
+        if is_of_tokens:
+            context = self.chunks.context(vectors, present, keys[1], numbers)
+            states = jnp.swapaxes(outputs[1], 0, 1) + context[:, :, None].astype(outputs[1].dtype)
+            read = constrain(states.reshape(*batch["input_ids"].shape, -1), "hidden")
+        else:
+            read = self.chunks.pooled(vectors, present, keys[1], numbers).astype(vectors.dtype)
+        return {"logits": head.output_of(read, batch, keys[2])}
 
     def rebuild(self, batch: Mapping, vectors: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
         """Returns scores of each next token, float32 [batch, sequence, vocabulary], given vectors [batch, size]."""

@@ -33,6 +33,10 @@ class Task:
       pair_labels: number of classes of pairs of vectors that an embedder learns from (Reimers & Gurevych 2019, section
         3); 0 where it learns from something else.
       rebuilds: whether an embedder learns to rebuild a text from its vector (see model.denoising).
+      chunk_length: tokens of the chunks that texts are read in; 0 where a text is one row (see model.documents).
+      chunk_pooling: how the chunks of a text are combined: "transformer", "attention" or "mean".
+      chunk_layers: number of layers that "transformer" has.
+      max_chunks: the most chunks of a text.
     """
 
     name: str
@@ -49,6 +53,10 @@ class Task:
     temperature: float = 0.0
     pair_labels: int = 0
     rebuilds: bool = False
+    chunk_length: int = 0
+    chunk_pooling: str = "transformer"
+    chunk_layers: int = 0
+    max_chunks: int = 0
 
 
 def _default(key: str) -> Any:

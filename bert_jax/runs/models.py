@@ -151,6 +151,8 @@ def _finetuned(workdir, step, seed):
 def _without_head(model, params):
     """Returns an embedder as inference and sentence-transformers have it: (encoder, its parameters, layers behind)."""
     task = model.spec.task
+    if task.chunk_length:  # the head reads a text's chunks too
+        return model, params, ()
     encoder = model_lib.Model(dataclasses.replace(model.spec, task=None))
     head = params.get("task", {})
     layers = ()

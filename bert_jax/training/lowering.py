@@ -97,10 +97,13 @@ def largest_arrays(
       predictions: tokens of a row whose vocabulary logits are computed.
       backward: whether the pass keeps every layer's arrays for a backward pass.
     """
+    kept = 0
+    if spec.task and 0 < spec.task.chunk_length < sequence:  # the vectors of chunks, or the states of tokens
+        kept, sequence = 2 * sequence * spec.hidden_size, spec.task.chunk_length
     layer = 26 * spec.hidden_size + 10 * spec.intermediate_size + 12 * spec.num_heads * sequence
     layers = spec.num_layers + 2 if backward else 3
     logits = 5 * predictions * spec.vocab_size if spec.language_model else 0
-    return 4.0 * rows * (sequence * layers * layer + logits)
+    return 4.0 * rows * (sequence * layers * layer + logits + kept)
 
 
 def batch_shapes(config: ml_collections.ConfigDict, data: ml_collections.ConfigDict) -> dict[str, tuple]:

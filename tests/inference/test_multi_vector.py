@@ -112,6 +112,11 @@ def test_a_reranker(model, embedder):
     pairs = [(query, document) for document in DOCUMENTS for query in QUERIES]  # not grouped by query
     answers = [answer["score"] for answer in reranker.stream(pairs)]
     np.testing.assert_allclose(answers, expected.T.ravel(), rtol=1e-6)
+    assert [answer["score"] for answer in reranker(pairs)] == answers and len(reranker(pairs[1])) == 1
+    np.testing.assert_array_equal(reranker.predict(pairs), np.array(answers, np.float32))
+    np.testing.assert_allclose(reranker.predict(pairs[0], batch_size=2), answers[0], rtol=1e-6)
+    with pytest.raises(UserError, match="^text 1: "):
+        reranker([("a", "")])
 
 
 @pytest.mark.parametrize("name", GOLDEN)

@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 
 from bert_jax.config import finetuning as finetune_config
-from bert_jax.data import hashing, packing
+from bert_jax.data import hashing, long_texts, packing
 from bert_jax.data import rows as rows_lib
 from bert_jax.data.tasks import Examples, TaskData, vector_sets
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
@@ -140,9 +140,11 @@ def unknown_share(examples: Examples, tokenizer: Tokenizer) -> float:
 
 def buckets(config: ml_collections.ConfigDict) -> tuple[int, ...]:
     """Returns the lengths to which rows are padded, ascending."""
-    longest = config.data.sequence_length
-    shorter = (size for size in tuple(config.data.buckets) or rows_lib.BUCKETS if size < longest)
-    return (*sorted(shorter), longest)
+    sizes, chunk = (
+        tuple(config.data.buckets) or rows_lib.BUCKETS,
+        long_texts.LongReading.from_config(config).chunk_length,
+    )
+    return long_texts.bucket_lengths(sizes, config.data.sequence_length, chunk)
 
 
 def bucket(config: ml_collections.ConfigDict, longest: int) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 
 from bert_jax import _moved
 from bert_jax import config as config_lib
+from bert_jax.data import long_texts
 from bert_jax.data import rows as rows_lib
 from bert_jax.data.tasks import cells, metrics, records
 from bert_jax.data.tasks.labels import MultiLabel, Number, SingleLabel, doubts
@@ -39,15 +40,20 @@ class Examples:
         labelled: bool,
         table: records.Table,
         is_alone: np.ndarray | None = None,
+        reading: long_texts.LongReading | None = None,
     ):
         self.tokenizer, self._first, self._second = tokenizer, first, second
+        self._reading = reading
         self.labels, self.labelled, self.table = labels, labelled, table
         self.lengths = first.lengths + (0 if second is None else second.lengths)
         # A record whose second text is null is a single text, as in predict.
         alone = np.zeros(len(first), bool) if second is None or is_alone is None else is_alone
         self._is_pair = ~alone & (second is not None)
-        single, pair = (rows_lib.num_special(tokenizer, pair=pair) for pair in (False, True))
-        self.lengths += np.where(self._is_pair, pair, single).astype(np.int32)
+        if reading is not None and second is None:
+            self.lengths = reading.lengths(tokenizer, first.lengths)
+        else:
+            single, pair = (rows_lib.num_special(tokenizer, pair=pair) for pair in (False, True))
+            self.lengths += np.where(self._is_pair, pair, single).astype(np.int32)
         self.others = table.others
 
     def batch(self, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
@@ -63,6 +69,8 @@ class Examples:
     def _row(self, row):
         if row < 0:
             return [self.tokenizer.cls_id], [0]
+        if self._reading is not None and self._second is None:
+            return self._reading.row(self.tokenizer, self._first[row].tolist())
         second = self._second[row].tolist() if self._second is not None and self._is_pair[row] else None
         return rows_lib.join(self.tokenizer, self._first[row].tolist(), second)
 
@@ -82,11 +90,12 @@ class SequenceTask:
     """
 
     scheme = ""
-    settings: Mapping[str, Any] = {}
 
     def __init__(self, config: Any, tokenizer: Tokenizer):
         task = config.task
         self.problem = task.problem
+        self._reading = long_texts.LongReading.from_config(config)
+        self.settings: Mapping[str, Any] = long_texts.settings(self._reading)
         self._texts = (task.text, task.text_pair) if task.text_pair else (task.text,)
         self._label_columns = tuple(name.strip() for name in task.label.split(","))
         if len(self._label_columns) > 1 and self.problem != "multi_label":
@@ -102,7 +111,6 @@ class SequenceTask:
         self.notes = records.notes_of(train, held_out, test)
         if not task.text_pair:
             self.notes += unread_note(next(iter(held_out.values())).others, self._texts, "text_pair")
-        self._length = config.data.sequence_length
         self._labels = {
             "single_label": SingleLabel, "multi_label": MultiLabel, "regression": Number,
         }[self.problem](train, self._label_columns, config_lib.listed(task.labels))  # fmt: skip
@@ -169,35 +177,40 @@ class SequenceTask:
                 empty.append(i)
         if empty:
             self.notes.append(f"{split}: {len(empty):,} texts are empty, the first at {table.where(empty[0])}")
-        first, second, cut = encode_texts(tokenizer, columns, self._length, is_alone)
+        first, second, cut = encode_texts(tokenizer, columns, self._reading, is_alone)
         if cut:
             self.notes.append(
                 f"{split}: {cut:,} of {len(table):,} examples are longer than config.data.sequence_length="
-                f"{self._length} and were cut"
+                f"{self._reading.length} and were cut"
             )
         labels = self._labels.read(table, labelled)
         if labels is None:
-            return Examples(tokenizer, first, second, self._labels.zeros(len(table)), False, table, is_alone)
-        return Examples(tokenizer, first, second, labels, True, table, is_alone)
+            return Examples(
+                tokenizer, first, second, self._labels.zeros(len(table)), False, table, is_alone, self._reading
+            )
+        return Examples(tokenizer, first, second, labels, True, table, is_alone, self._reading)
 
 
 def encode_texts(
-    tokenizer: Tokenizer, columns: Sequence[Sequence[str]], length: int, is_alone: np.ndarray | None = None
+    tokenizer: Tokenizer,
+    columns: Sequence[Sequence[str]],
+    reading: long_texts.LongReading,
+    is_alone: np.ndarray | None = None,
 ) -> tuple[rows_lib.Ragged, rows_lib.Ragged | None, int]:
-    """Encodes texts, cut to fit rows of `length` tokens, of a pair the longer one first.
+    """Encodes texts, cut to what is read of them, of a pair the longer one first.
 
     Args:
       tokenizer: encodes them.
       columns: the texts, or the first and the second text of each pair.
-      length: tokens of the longest row, special ones included.
+      reading: how long texts are read; pairs have one row.
       is_alone: which examples have no second text, bool [examples]; None: none of them.
 
     Returns:
       (first texts, second texts or None, how many examples were cut)
     """
-    room = length - rows_lib.num_special(tokenizer, pair=len(columns) > 1)
+    room = reading.length - rows_lib.num_special(tokenizer, pair=True) if len(columns) > 1 else reading.room(tokenizer)
     if room < len(columns):
-        raise UserError(f"config.data.sequence_length: {length} leaves no room for {len(columns)} texts")
+        raise UserError(f"config.data.sequence_length: {reading.length} leaves no room for {len(columns)} texts")
     more = rows_lib.num_special(tokenizer, pair=True) - rows_lib.num_special(tokenizer, pair=False)
     rooms = np.full(len(columns[0]), room) if is_alone is None else room + more * is_alone
     cut = 0
@@ -208,9 +221,12 @@ def encode_texts(
             encoded = [tokenizer.encode(list(texts[start : start + _AT_ONCE]), special=True) for texts in columns]
             for texts_ids, room in zip(zip(*encoded, strict=True), rooms[start:].tolist(), strict=False):
                 sizes = list(map(len, texts_ids))
-                kept = rows_lib.truncate_pair(sizes[0], sizes[1], room) if len(sizes) == 2 else (min(sizes[0], room),)
-                cut += sum(kept) < sum(sizes)
-                yield [ids[:size] for ids, size in zip(texts_ids, kept, strict=True)]
+                cut += sum(sizes) > room
+                if len(sizes) == 1:
+                    yield [reading.kept(texts_ids[0], room)]
+                else:
+                    kept = rows_lib.truncate_pair(sizes[0], sizes[1], room)
+                    yield [ids[:size] for ids, size in zip(texts_ids, kept, strict=True)]
 
     flat = rows_lib.Ragged(ids for example in examples() for ids in example)
     if len(columns) == 1:

@@ -12,6 +12,7 @@ import numpy as np
 from bert_jax import config as config_lib
 from bert_jax.config.finetuning_keys import LATE_POOLING, TEACHER_SCORE_LOSSES
 from bert_jax.config.named_sets import named_sets
+from bert_jax.data.long_texts import LongReading
 from bert_jax.data.tasks import cells, records, set_batches, vector_files
 from bert_jax.data.tasks.labels import SingleLabel
 from bert_jax.data.tasks.late_interaction import PUNCTUATION, Reading, TokenTexts, TokenVectors
@@ -187,7 +188,7 @@ class EmbeddingTask:
     def _texts(self):
         if self._reading:
             return TokenTexts(self._tokenizer, self._reading)
-        return Texts(self._tokenizer, self._config.data.sequence_length, not self._task.pool_prompts)
+        return Texts(self._tokenizer, LongReading.from_config(self._config), not self._task.pool_prompts)
 
     def _columns(self, texts, table):
         """Returns the numbers of each record's texts, [records, 1 + others]; -1 for an absent negative."""

@@ -17,6 +17,7 @@ from bert_jax.config.finetuning_keys import PAIR_LOSSES
 from bert_jax.config.named_sets import named_sets
 from bert_jax.data import hashing
 from bert_jax.data import rows as rows_lib
+from bert_jax.data.long_texts import LongReading
 from bert_jax.data.tasks import cells, metrics, ranking, records, vector_files
 from bert_jax.data.tasks.classification import encode_texts
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
@@ -63,7 +64,9 @@ class Pairs:
     def __init__(self, tokenizer: Tokenizer, judged: Judged, length: int, labels: np.ndarray, kind: str):
         self.tokenizer, self.judged, self.labels, self.metrics = tokenizer, judged, labels, kind
         queries = [judged.queries[number] for number in judged.query]
-        self._first, second, self.cut = encode_texts(tokenizer, (queries, judged.documents), length)
+        self._first, second, self.cut = encode_texts(
+            tokenizer, (queries, judged.documents), LongReading("truncate", length)
+        )
         assert second is not None  # two columns were given
         self._second = second
         special = np.int32(rows_lib.num_special(tokenizer, pair=True))

@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from bert_jax.data import long_texts
 from bert_jax.data import rows as rows_lib
+from bert_jax.data.long_texts import LongReading
 from bert_jax.data.tasks import label_forms, metrics, records, schemes, words
 from bert_jax.data.tasks.labels import check_names, class_id
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
@@ -27,17 +29,23 @@ class Examples:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, sentences, tags, label_ids, length: int, others: Sequence[Mapping[str, Any]] = ()
+        self,
+        tokenizer: Tokenizer,
+        sentences,
+        tags,
+        label_ids,
+        length: int,
+        others: Sequence[Mapping[str, Any]] = (),
+        chunk_length: int = 0,
     ):
+        reading = LongReading("chunks" if chunk_length else "truncate", length, chunk_length=chunk_length)
         self.tokenizer, self.others = tokenizer, others
         self.sentences, self.tags = sentences, tags
-        room = length - rows_lib.num_special(tokenizer, pair=False)
         self.windows, owners, places, labels = [], [], [], []
 
         def make_rows():
-            for i, pieces in enumerate(words.encode(tokenizer, sentences, length)):
-                for window in words.windows([len(word) for word in pieces], room):
-                    row, _, first = words.make_row(tokenizer, pieces[window.start : window.stop])
+            for i, pieces in enumerate(words.encode(tokenizer, sentences, chunk_length or length)):
+                for window, row, _, first in words.rows(tokenizer, pieces, reading):
                     self.windows.append(window)
                     owners.append(i)
                     places.append(first)
@@ -114,22 +122,23 @@ class TokenTask:
         self._unseen_word = "O" if scheme and "O" in counts else max(counts, key=counts.get)
         commonest = max(counts, key=counts.get)
 
-        length = config.data.sequence_length
-        self.train = self._examples(tokenizer, train, tags, length, "train")
+        reading = LongReading.from_config(config)
+        self.train = self._examples(tokenizer, train, tags, reading, "train")
         self.settings = {"words": words.cutting(self.train.sentences), "unseen_word": self._unseen_word}
+        self.settings |= long_texts.settings(reading)
         self.held_out = {}
         for name, table in held_out.items():
             split = f"held out {name}".rstrip()
             tags = self._tags(table, names)
             tags = self._converted(tags, table, split, self._scheme_of(tags, scheme))
-            self.held_out[name] = self._examples(tokenizer, table, tags, length, split)
+            self.held_out[name] = self._examples(tokenizer, table, tags, reading, split)
         self.test = None
         if test:
             tags = None
             if task.label in test.columns and None not in test.columns[task.label]:
                 tags = self._tags(test, names)
                 tags = self._converted(tags, test, "test", self._scheme_of(tags, scheme))
-            self.test = self._examples(tokenizer, test, tags, length, "test")
+            self.test = self._examples(tokenizer, test, tags, reading, "test")
         first = next(iter(self.held_out.values()))
         same = [[commonest] * len(sentence) for sentence in first.sentences]
         self.baseline = self._scores(first.tags, same)[self.metric]
@@ -268,7 +277,7 @@ class TokenTask:
             )
         return tuple(sorted(occurring))
 
-    def _examples(self, tokenizer, table, tags, length, split):
+    def _examples(self, tokenizer, table, tags, reading, split):
         sentences = table.columns[self._columns[0]]
         for i, sentence in enumerate(sentences):
             if not isinstance(sentence, list) or not all(isinstance(word, str) for word in sentence):
@@ -282,12 +291,14 @@ class TokenTask:
                 ]
                 for i, sentence in enumerate(tags)
             ]
-        examples = Examples(tokenizer, sentences, tags, ids, length, table.others)
+        examples = Examples(tokenizer, sentences, tags, ids, reading.length, table.others, reading.chunk_length)
         cut = len(examples.windows) - len(sentences)
         if cut:
+            rows = "rows" if reading.chunk_length else "overlapping rows"
+            rows = "rows" if reading.chunk_length else "overlapping rows"
             self.notes.append(
-                f"{split}: sentences longer than config.data.sequence_length={length} were divided into overlapping "
-                f"rows ({len(sentences):,} sentences, {len(examples.windows):,} rows)"
+                f"{split}: sentences longer than config.data.sequence_length={reading.length} were divided into {rows} "
+                f"({len(sentences):,} sentences, {len(examples.windows):,} rows)"
             )
         return examples
 

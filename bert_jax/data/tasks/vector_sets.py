@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from bert_jax.data import rows as rows_lib
+from bert_jax.data.long_texts import LongReading
 from bert_jax.data.tasks import set_batches, unique_batches
 from bert_jax.data.tasks.late_interaction import TokenTexts
 from bert_jax.data.tasks.vector_measures import NumberedTexts
@@ -24,14 +25,14 @@ class Texts(NumberedTexts):
 
     Args:
       tokenizer: encodes them.
-      length: tokens of the longest row; longer texts are cut.
+      reading: how long texts are read; what is longer is cut.
       skips_prompts: whether the tokens of a prompt are left out of pooling.
     """
 
-    def __init__(self, tokenizer: Tokenizer, length: int, skips_prompts: bool):
+    def __init__(self, tokenizer: Tokenizer, reading: LongReading, skips_prompts: bool):
         super().__init__()
-        self.tokenizer, self._length, self._skips = tokenizer, length, skips_prompts
-        self._room = length - rows_lib.num_special(tokenizer, pair=False)
+        self.tokenizer, self._reading, self._skips = tokenizer, reading, skips_prompts
+        self._room = reading.room(tokenizer)
         self.cut = 0
 
     def encode(self) -> None:
@@ -44,10 +45,10 @@ class Texts(NumberedTexts):
                 texts = [prompt + text for prompt, text in keys[start : start + _AT_ONCE]]
                 for ids in self.tokenizer.encode(texts, special=True):
                     self.cut += len(ids) > self._room
-                    yield ids[: self._room]
+                    yield self._reading.kept(ids, self._room)
 
         self._ids = rows_lib.Ragged(encoded())
-        self.lengths = self._ids.lengths + np.int32(rows_lib.num_special(self.tokenizer, pair=False))
+        self.lengths = self._reading.lengths(self.tokenizer, self._ids.lengths)
         before = len(self.tokenizer.frame.before)
         skipped = [before + sizes[prompt] if self._skips and sizes[prompt] else 0 for prompt, _ in keys]
         self._skipped = np.array(skipped, np.int32)
@@ -59,10 +60,16 @@ class Texts(NumberedTexts):
 
     def _prompt_size(self, prompt):
         size = len(self.tokenizer.encode([prompt], special=True)[0]) if prompt else 0
-        if size and size >= self._room - 1:
+        room, key = self._room, f"config.data.sequence_length={self._reading.length}"
+        if self._reading.chunk_length:  # a prompt stands in the first chunk
+            room = self._reading.chunk_length - rows_lib.num_special(self.tokenizer, pair=False)
+            key = f"config.task.chunk_length={self._reading.chunk_length}"
+        elif self._reading.long == "head_tail":  # or at the beginning that is kept
+            room, key = min(room, self._reading.head_tokens), f"config.task.head_tokens={self._reading.head_tokens}"
+        if size and size >= room - 1:
             raise UserError(
                 f"config.task.anchor_prompt, positive_prompt: {prompt!r} has {size} tokens, which leave no room for "
-                f"text in rows of config.data.sequence_length={self._length}"
+                f"text in rows of {key}"
             )
         return size
 
@@ -75,7 +82,7 @@ class Texts(NumberedTexts):
         """
         empty = [self.tokenizer.cls_id], [0]
         inputs = [
-            empty if number < 0 else rows_lib.join(self.tokenizer, self._ids[number].tolist())
+            empty if number < 0 else self._reading.row(self.tokenizer, self._ids[number].tolist())
             for number in numbers.tolist()
         ]
         skipped = np.where(numbers < 0, 0, self._skipped[numbers]).astype(np.int32)

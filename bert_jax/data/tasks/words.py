@@ -19,6 +19,7 @@ import numpy as np
 
 from bert_jax import _moved
 from bert_jax.data import rows as rows_lib
+from bert_jax.data.long_texts import LongReading
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 
 T = TypeVar("T")
@@ -317,6 +318,70 @@ def windows(counts: Sequence[int], room: int) -> list[Window]:
     cuts.append(number)
     own = zip(cuts, cuts[1:], strict=False)
     return [Window(start, stop, *bounds) for (start, stop), bounds in zip(spans, own, strict=True)]
+
+
+def rows(
+    tokenizer: Tokenizer, pieces: Sequence[Sequence[int]], reading: LongReading
+) -> Iterator[tuple[Window, list[int], list[int], list[int]]]:
+    """Yields the rows of a text: (its words, ids, segments, column of the first sub-word of each word, or -1).
+
+    Without chunks they are overlapping windows. With chunks each holds as many as it has room for, and the words behind
+    them begin the next row.
+
+    Args:
+      tokenizer: adds the special tokens.
+      pieces: ids of each word, as `encode` makes them for rows, or chunks, of that length.
+      reading: how long texts are read.
+    """
+    if not reading.chunk_length:
+        room = reading.length - rows_lib.num_special(tokenizer, pair=False)
+        for window in windows([len(word) for word in pieces], room):
+            yield window, *make_row(tokenizer, pieces[window.start : window.stop])
+        return
+    start, max_chunks = 0, reading.length // reading.chunk_length
+    while start < len(pieces) or not start:
+        ids, types, columns = chunked_row(tokenizer, pieces[start:], reading.chunk_length, max_chunks)
+        stop = start + len(columns)
+        yield Window(start, stop, start, stop), ids, types, columns
+        if stop >= len(pieces):
+            return
+        start = stop
+
+
+def chunked_row(
+    tokenizer: Tokenizer, words: Sequence[Sequence[int]], length: int, max_chunks: int
+) -> tuple[list[int], list[int], list[int]]:
+    """Builds a row of chunks from the first of a text's words, as many as the row has room for.
+
+    A word is labelled in the first chunk that holds all of it. What is left of a chunk before the next word has room
+    is filled with that word's beginning, so that all chunks but the last one are full.
+
+    Args:
+      tokenizer: adds the special tokens of each chunk.
+      words: ids of each word; none over the room of a chunk.
+      length: tokens of a chunk, special ones included.
+      max_chunks: the most chunks of a row.
+
+    Returns:
+      (ids, segments, column of the first sub-word of each word that the row holds, -1 for a word without ids)
+    """
+    room = length - rows_lib.num_special(tokenizer, pair=False)
+    flat = [i for word in words for i in word]
+    ends = np.cumsum([len(word) for word in words], dtype=np.int64)
+    ids: list[int] = []
+    types: list[int] = []
+    columns: list[int] = []
+    for _ in range(max_chunks):
+        start = int(ends[len(columns) - 1]) if columns else 0
+        column = len(ids) + len(tokenizer.frame.before)
+        stop = int(np.searchsorted(ends, start + room, "right"))
+        for word in range(len(columns), stop):
+            columns.append(int(ends[word]) - len(words[word]) - start + column if words[word] else -1)
+        part = rows_lib.join(tokenizer, flat[start : start + room])
+        ids, types = ids + part[0], types + part[1]
+        if start + room >= len(flat):
+            break
+    return ids, types, columns
 
 
 def make_row(tokenizer: Tokenizer, words: Sequence[Sequence[int]]) -> tuple[list[int], list[int], list[int]]:

@@ -2,12 +2,13 @@
 
 import numpy as np
 
+from bert_jax.data.long_texts import LongReading
 from bert_jax.data.tasks import vector_sets
 from tests.data.tasks.test_embedding import TOKENS, tokenizer  # noqa: F401
 
 
 def test_texts_behind_prompts(tokenizer):  # noqa: F811
-    texts = vector_sets.Texts(tokenizer, 12, skips_prompts=True)
+    texts = vector_sets.Texts(tokenizer, LongReading("truncate", 12), skips_prompts=True)
     numbers = [texts.add("a b"), texts.add("a b", "ask: "), texts.add("a b"), texts.add("c", "ask: ")]
     assert numbers == [0, 1, 0, 2]
     texts.encode()
