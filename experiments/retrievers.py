@@ -25,7 +25,6 @@ experiments/retrievers_report.py writes the tables.
 """
 
 import argparse
-import concurrent.futures
 import csv
 import dataclasses
 import gzip
@@ -40,11 +39,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from experiments import lexical
+from experiments.tuned_runs import SEEDS, Runner, write_records
 
 PARTS = ("wordnet", "squad", "stsb", "batch")
-SEEDS = (0, 1, 2)
-RATE_SEED = 100  # trains at every rate
-RATES = (3e-4, 1e-3, 3e-3)
 FEWER = (1e-3, 3e-3), SEEDS[0]  # rates, and the seed that trains at each, of parts that take hours
 WEAK_RATE = 1e-3  # the first stage of squad, which one seed trains
 # Its arms, chosen among as rates are: epochs, the most anchors of a paragraph, how many paragraphs keep their anchor.
@@ -89,98 +86,6 @@ def main():
     runner = Runner(flags.model, flags.workdir, flags.workers)
     for part in flags.parts:
         {"wordnet": wordnet, "squad": squad, "stsb": stsb, "batch": batch}[part](runner, flags.data)
-
-
-class Runner:
-    """Makes results that a file of results lacks.
-
-    Args:
-      model: the pre-training run that everything starts from.
-      workdir: folder of the data, the runs and the results.
-      workers: how many runs of an arm train at the same time.
-    """
-
-    def __init__(self, model: str, workdir: pathlib.Path, workers: int = 1):
-        self.model, self.workdir, self.workers = model, workdir, workers
-        self.path = workdir / "results.jsonl"
-        lines = self.path.read_text("utf-8").splitlines() if self.path.exists() else []
-        self.results = [json.loads(line) for line in lines]
-
-    def result(self, make, scored: str = "", **facts) -> dict:
-        """Returns the result of these facts: the one of the file, or what `make()` returns, which is added to it.
-
-        With `scored`, a result counts that has the scores of this split.
-        """
-        for result in self.results:
-            if all(result.get(name) == value for name, value in facts.items()) and (not scored or scored in result):
-                return result
-        result = facts | make()
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(result) + "\n")
-        self.results.append(result)
-        print(json.dumps(result), flush=True)
-        return result
-
-    def tuned(
-        self, part: str, arm: str, config: Sequence[str], metric: str, score, rates=None, rate_seed: int = RATE_SEED
-    ) -> None:
-        """Chooses the rate of an arm on the examples set apart, and scores the seeds of the report at it.
-
-        Args:
-          part, arm: names of the results.
-          config: recipe and flags of `bert_jax.finetune`.
-          metric: score of the examples set apart that chooses.
-          score: function of a run's folder; returns the scores that are reported.
-          rates: the rates that are tried; RATES by default.
-          rate_seed: the seed that trains at each of them.
-        """
-        chosen = {}
-        self.train_missing(part, arm, config, [(rate, rate_seed) for rate in rates or RATES])
-        for rate in rates or RATES:
-            tune = self.result(lambda rate=rate: self.train(part, arm, config, rate, rate_seed),
-                               part=part, arm=arm, rate=rate, seed=rate_seed)  # fmt: skip
-            chosen[rate] = tune["tune"][metric]
-        rate = max(chosen, key=chosen.__getitem__)
-        self.train_missing(part, arm, config, [(rate, seed) for seed in SEEDS])
-        for seed in SEEDS:
-
-            def make(seed=seed):
-                tune = self.train(part, arm, config, rate, seed)
-                return tune | {"test": score(self.folder(part, arm, rate, seed))}
-
-            self.result(make, "test", part=part, arm=arm, rate=rate, seed=seed)
-
-    def train_missing(self, part: str, arm: str, config: Sequence[str], runs: Sequence[tuple[float, int]]) -> None:
-        """Trains those of an arm's runs, each a rate and a seed, that have no result; several at the same time."""
-        known = {(result.get("rate"), result["seed"]) for result in self.results
-                 if (result["part"], result["arm"]) == (part, arm)}  # fmt: skip
-        with concurrent.futures.ThreadPoolExecutor(self.workers) as pool:
-            list(pool.map(lambda run: self.train(part, arm, config, *run), [run for run in runs if run not in known]))
-
-    def folder(self, part: str, arm: str, rate: float, seed: int) -> pathlib.Path:
-        """Returns the workdir of a run."""
-        return self.workdir / "runs" / f"{part}-{arm.replace(' ', '_')}-{rate:g}-{seed}"
-
-    def best(self, part: str, arm: str) -> pathlib.Path:
-        """Returns the workdir of the arm's first reported seed, at the rate that was chosen."""
-        rate = next(result["rate"] for result in self.results if "test" in result
-                    and (result["part"], result["arm"], result["seed"]) == (part, arm, SEEDS[0]))  # fmt: skip
-        return self.folder(part, arm, rate, SEEDS[0])
-
-    def train(self, part, arm, config, rate, seed) -> dict:
-        """Fine-tunes once; returns the scores of the examples set apart after the last step, and the seconds."""
-        folder = self.folder(part, arm, rate, seed)
-        command = [sys.executable, "-m", "bert_jax.finetune", *config, f"--workdir={folder}", f"--config.seed={seed}",
-                   f"--config.optimizer.learning_rate={rate:g}", "--config.train.report=False",
-                   "--config.train.checkpoint_minutes=5"]  # fmt: skip
-        if not any(word.startswith("--config.init_from") for word in config):
-            command.append(f"--config.init_from={self.model}")
-        folder.parent.mkdir(exist_ok=True)
-        with (folder.parent / f"{folder.name}.log").open("a") as log:
-            subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
-        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
-        scores = {name.removeprefix("eval/"): value for row in rows for name, value in row.items() if "eval/" in name}
-        return {"tune": scores, "steps": rows[-1]["step"]}
 
 
 def wordnet(runner: Runner, data: pathlib.Path) -> None:
@@ -252,7 +157,7 @@ def squad(runner: Runner, data: pathlib.Path) -> None:
             subprocess.run(command, check=True)
     first = runner.workdir / "squad_hard.jsonl"  # the hardest negative of each question
     lines = (json.loads(line) for line in files["train"].read_text("utf-8").splitlines())
-    _write(first, (line | {"negatives": line["negatives"][:1]} for line in lines))
+    write_records(first, (line | {"negatives": line["negatives"][:1]} for line in lines))
     negatives = [f"--config.task.train={first}", "--config.task.negatives=negatives"]
     hard = ["--config=embedding/pairs", *negatives, *flags, start, "--config.data.batch_size=32",
             "--config.train.num_epochs=2"]  # fmt: skip
@@ -280,7 +185,7 @@ def stsb(runner: Runner, data: pathlib.Path) -> None:
         rows = list(csv.reader((data / "stsb" / f"stsb-en-{split}.csv").read_text("utf-8").splitlines()))
         paths[split] = runner.workdir / f"stsb_{split}.jsonl"
         records = ({"sentence1": a, "sentence2": b, "label": float(score)} for a, b, score in rows)
-        _write(paths[split], records)
+        write_records(paths[split], records)
     pairs = [json.loads(line) for line in paths["test"].read_text("utf-8").splitlines()]
     runner.result(lambda: {"test": similarity(runner.model, pairs)}, part="stsb", arm="untrained", seed=SEEDS[0])
     shared = [f"--config.task.held_out=sts:{paths['dev']}", f"--config.data.sequence_length={SENTENCE}",
@@ -290,7 +195,7 @@ def stsb(runner: Runner, data: pathlib.Path) -> None:
     alone = runner.workdir / "stsb_sentences.jsonl"
     lines = [json.loads(line) for line in paths["train"].read_text("utf-8").splitlines()]
     sentences = dict.fromkeys(line[name] for line in lines for name in ("sentence1", "sentence2"))
-    _write(alone, ({"text": sentence} for sentence in sentences))
+    write_records(alone, ({"text": sentence} for sentence in sentences))
     simcse = ["--config=embedding/simcse", f"--config.task.train={alone}", "--config.task.pooling=mean", *shared,
               "--config.model.hidden_dropout=0.1", "--config.model.attention_dropout=0.1"]  # fmt: skip
     arms = {"CoSENT": graded, "CoSENT, Matryoshka": [*graded, widths], "SimCSE": simcse}
@@ -373,7 +278,7 @@ def _dictionary(runner, data):
     task = Task(list(numbers), [definition for _, definition in test], [{numbers[words]: 1.0} for words, _ in test])
     for split in ("train", "valid"):
         records = ({"anchor": definition, "positive": words} for words, definition in rows[split])
-        _write(runner.workdir / f"wordnet_{split}.jsonl", records)
+        write_records(runner.workdir / f"wordnet_{split}.jsonl", records)
     print(f"wordnet: {len(rows['train'])} pairs, {len(task.queries)} queries, {len(task.documents)} documents")
     return task, [
         "--config=embedding/pairs", f"--config.task.train={runner.workdir}/wordnet_train.jsonl",
@@ -395,7 +300,7 @@ def _paragraphs(runner, data):
     apart = max(1, len(train) // 10)
     for name, articles in (("tune", train[:apart]), ("train", train[apart:])):
         records = ({"anchor": question, "positive": paragraph} for paragraph, question in _questions(articles))
-        _write(runner.workdir / f"squad_{name}.jsonl", records)
+        write_records(runner.workdir / f"squad_{name}.jsonl", records)
     pairs = list(_questions(dev))
     numbers: dict[str, int] = {}
     for paragraph, _ in pairs:
@@ -432,7 +337,7 @@ def _weak_pairs(runner, data, anchors, kept, searched=()):
                 rest = sentences if kept and chance.random() < kept else sentences[:i] + sentences[i + 1 :]
                 yield {"anchor": sentences[i], "positive": " ".join(rest)}
 
-    _write(path, records())
+    write_records(path, records())
     return path
 
 
@@ -442,12 +347,6 @@ def _questions(articles) -> Iterator[tuple[str, str]]:
         for paragraph in article["paragraphs"]:
             for question in paragraph["qas"]:
                 yield paragraph["context"].strip(), question["question"].strip()
-
-
-def _write(path, records):
-    """Writes records as JSON Lines, unless the file is there."""
-    if not path.exists():
-        path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), "utf-8")
 
 
 if __name__ == "__main__":
