@@ -172,7 +172,7 @@ def squad(runner: Runner, data: pathlib.Path) -> None:
              start, f"--config.task.held_out={files['tune']}", "--config.data.batch_size=8",
              "--config.train.num_epochs=2"]  # fmt: skip
     runner.tuned(
-        "squad", "cross-encoder on top", cross, "ndcg@10", lambda folder: rerank(folder, retriever, task), *FEWER
+        "squad", "cross-encoder on top", cross, "ndcg@10", lambda folder: rerank(folder, retriever, task, 5), *FEWER
     )
     for known in (f", {KNOWN}", ""):
         pairs("pairs", known, train)
@@ -211,20 +211,26 @@ def retrieve(model, task: Task) -> dict[str, float]:
     return ranking.score(_nearest(model, task), task.relevance)
 
 
-def rerank(model, retriever, task: Task) -> dict[str, float]:
-    """Returns the measures of a retriever's rankings whose first documents a reranker has ordered."""
+def rerank(model, retriever, task: Task, every: int = 1) -> dict[str, float]:
+    """Returns the measures of a retriever's rankings whose first documents a reranker has ordered.
+
+    With `every` above 1 only each query of so many is scored, and "retriever/..." are the measures of the retriever
+    alone for these.
+    """
     import bert_jax
     from bert_jax.data.tasks import ranking
     from bert_jax.inference.opening import open_predictor
 
+    task = Task(task.documents, task.queries[::every], task.relevance[::every])
     ranked = _nearest(retriever, task)
+    before = ranking.score(ranked, task.relevance) if every > 1 else {}
     reranker = open_predictor(bert_jax.Reranker, str(model))
     first = ranked[:, :RERANKED]
     pairs = [(query, task.documents[i]) for query, row in zip(task.queries, first, strict=True) for i in row]
     scores = np.reshape([answer["score"] for answer in reranker.stream(pairs)], first.shape)
     order = np.argsort(-scores, axis=1, kind="stable")
     ranked[:, :RERANKED] = np.take_along_axis(first, order, axis=1)
-    return ranking.score(ranked, task.relevance)
+    return ranking.score(ranked, task.relevance) | {f"retriever/{name}": value for name, value in before.items()}
 
 
 def similarity(model, pairs) -> dict[str, float]:
