@@ -129,7 +129,7 @@ def _check_finetuning(config, workdir, begun):
     from bert_jax.data.tasks import records  # numpy, after the mistakes that need none
 
     for run, _ in runs:
-        if longest is not None and run.data.sequence_length > longest:
+        if longest is not None and run.data.sequence_length > longest and not run.model.rotary_scaling:
             raise UserError(
                 f"config.data.sequence_length: {run.data.sequence_length} is over the {longest} positions of "
                 f"config.init_from={config.init_from}; expected at most {longest}"

@@ -209,6 +209,7 @@ def _check_sizes(config, workdir, inputs) -> FinetuningSteps:
         raise UserError(
             f"config.data.sequence_length: {config.data.sequence_length} is over the {spec.max_positions} positions of "
             f"config.init_from={config.init_from}; expected at most {spec.max_positions}"
+            + (", or config.model.rotary_scaling" if spec.positions == "rotary" else "")
         )
     heads = "model.num_heads" if spec.num_kv_heads == spec.num_heads else "model.num_kv_heads"
     finetune_config.check_devices(config, jax.device_count(), {heads: spec.num_kv_heads})

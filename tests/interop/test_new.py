@@ -113,7 +113,7 @@ def test_a_bias_of_the_up_map_cannot_be_said():
 
 
 def test_a_model_with_weights_of_tokens_beside_it_opens_as_an_embedder(make):
-    """gte-multilingual-base has a classifier of tokens beside its encoder, for sparse vectors: one output, no labels."""
+    """gte-multilingual-base has a classifier of tokens beside its encoder, for sparse vectors: one output."""
     made = make("new", only=True, task="token_classification", id2label={"0": "LABEL_0"}, type_vocab_size=1,
                 architectures=["NewModel", "NewForTokenClassification"], **SMALL)  # fmt: skip
     assert huggingface.read(made.path).model.spec.task.num_labels == 1
