@@ -40,6 +40,7 @@ class NewConfig(transformers.PreTrainedConfig):
     pack_qkv: bool = True
     classifier_dropout: float | None = None
     pad_token_id: int = 0
+    tie_word_embeddings: bool = True
 
 
 def frequencies(config: NewConfig) -> torch.Tensor:
