@@ -27,7 +27,8 @@ SHARED = {
 }  # fmt: skip
 BASE = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12}
 LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 24}
-# As in public copies of these files, or in code that checks them; labels and versions are left out.
+# As in public copies of these files, or in code that checks them; labels and versions are left out. Of gte-base-en-v1.5
+# one copy has no scaling.
 PUBLISHED = {
     "gte-base-en-v1.5": SHARED | BASE | {
         "architectures": ["NewModel"], "rope_theta": 500000, "rope_scaling": {"factor": 2.0, "type": "ntk"},
