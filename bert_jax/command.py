@@ -129,7 +129,7 @@ def _check_finetuning(config, workdir, begun):
     from bert_jax.data.tasks import records  # numpy, after the mistakes that need none
 
     for run, _ in runs:
-        if longest is not None:
+        if longest is not None and not run.model.rotary_scaling:
             finetune_config.check_positions(run, longest)
         if _runs_on_one_device():
             finetune_config.check_devices(run, 1, {})

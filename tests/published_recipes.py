@@ -35,6 +35,7 @@ _DISTILL = "huggingface/transformers examples/research_projects/distillation/"
 _EURO_PAPER = "arXiv 2503.05500, table 4"
 _EURO = "Nicolas-BZRD/EuroBERT optimus/trainer/"
 _MODERN = "AnswerDotAI/ModernBERT yamls/modernbert/modernbert-"
+_GTE = "model card of Alibaba-NLP/gte-"
 _MM = "JHU-CLSP/mmBERT configs/mmBERT-"
 
 _SIMCSE = "princeton-nlp/SimCSE "
@@ -277,6 +278,39 @@ PUBLISHED = {
         "model.num_kv_heads": (6, f"{_EURO}model/encoder/eurobert.py, 2b"),
         "model.intermediate_size": (6144, f"{_EURO}model/encoder/eurobert.py, 2b"),
         "model.tied_decoder": (False, f"{_EURO}model/encoder/eurobert.py, 2b"),
+    },
+    "gte_base": {
+        "data.mask_rate": (0.3, f"{_GTE}en-mlm-base"),
+        "train.num_steps": (90_000, f"{_GTE}en-mlm-base"),
+        "optimizer.learning_rate": (5e-4, f"{_GTE}en-mlm-base"),
+        "data.phases[0].batch_size": (4096, f"{_GTE}en-mlm-base"),
+        "data.phases[0].sequence_length": (2048, f"{_GTE}en-mlm-base"),
+        "data.phases[0].model.rotary_base": (10_000.0, f"{_GTE}en-mlm-base"),
+        "data.phases[1].batch_size": (1024, f"{_GTE}en-mlm-base"),
+        "data.phases[1].sequence_length": (8192, f"{_GTE}en-mlm-base"),
+        "data.phases[1].optimizer.learning_rate": (5e-5, f"{_GTE}en-mlm-base"),
+        "model.rotary_base": (500_000.0, f"{_GTE}en-mlm-base"),
+    },
+    "gte_large": {
+        "train.num_steps": (360_000, f"{_GTE}en-mlm-large"),
+        "optimizer.learning_rate": (2e-4, f"{_GTE}en-mlm-large"),
+        "data.phases[0].sequence_length": (512, f"{_GTE}en-mlm-large"),
+        "data.phases[0].batch_size": (4096, f"{_GTE}en-mlm-large"),
+        "data.phases[1].sequence_length": (2048, f"{_GTE}en-mlm-large"),
+        "data.phases[1].batch_size": (4096, f"{_GTE}en-mlm-large"),
+        "data.phases[1].optimizer.learning_rate": (5e-5, f"{_GTE}en-mlm-large"),
+        "data.phases[1].model.rotary_base": (10_000.0, f"{_GTE}en-mlm-large"),
+        "data.phases[2].batch_size": (1024, f"{_GTE}en-mlm-large"),
+        "data.phases[2].optimizer.learning_rate": (5e-5, f"{_GTE}en-mlm-large"),
+        "model.rotary_base": (160_000.0, f"{_GTE}en-mlm-large"),
+    },
+    "gte_multilingual_base": {
+        "train.num_steps": (280_000, f"{_GTE}multilingual-mlm-base"),
+        "optimizer.learning_rate": (2e-4, f"{_GTE}multilingual-mlm-base"),
+        "data.phases[0].batch_size": (8192, f"{_GTE}multilingual-mlm-base"),
+        "data.phases[1].batch_size": (2048, f"{_GTE}multilingual-mlm-base"),
+        "data.phases[1].optimizer.learning_rate": (5e-5, f"{_GTE}multilingual-mlm-base"),
+        "model.rotary_base": (160_000.0, f"{_GTE}multilingual-mlm-base"),
     },
     "modernbert_base": {
         "optimizer.name": ("stable_adamw", f"{_MODERN}base-pretrain.yaml:105"),

@@ -38,6 +38,9 @@ PARAMETERS = {
     "eurobert_210m": 211_766_016,
     "eurobert_610m": 607_874_688,
     "eurobert_2b": 2_107_590_912,
+    "gte_base": 136_776_192,
+    "gte_large": 434_139_136,
+    "gte_multilingual_base": 305_368_320,
     "mbert": 177_853_440,
     "mmbert_base": 306_939_648,
     "mmbert_small": 140_493_696,
@@ -67,6 +70,7 @@ _DEBERTA_V2 = {"model_type": "deberta-v2", "vocab_size": 128100} | _RELATIVE | _
 _MODERNBERT = {"model_type": "modernbert", "global_rope_theta": 160_000.0, "local_rope_theta": 10_000.0}
 _MMBERT = _MODERNBERT | {"vocab_size": 256_000, "local_rope_theta": 160_000.0}
 _EUROBERT = {"model_type": "eurobert", "rope_theta": 250_000, "tie_word_embeddings": False}
+_GTE = {"model_type": "new", "rope_theta": 160_000, "max_position_embeddings": 8192}
 _XLM_R = {"model_type": "xlm-roberta", "vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1}
 _XLM_R |= {"layer_norm_eps": 1e-5}
 
@@ -90,6 +94,9 @@ PUBLISHED = {
     "eurobert_210m": _EUROBERT | _sizes(768, 12, 12, 3072) | {"num_key_value_heads": 12},
     "eurobert_610m": _EUROBERT | _sizes(1152, 26, 18, 4096) | {"num_key_value_heads": 6},
     "eurobert_2b": _EUROBERT | _sizes(2304, 32, 18, 6144) | {"num_key_value_heads": 6},
+    "gte_base": _GTE | _sizes(768, 12, 12, 3072) | {"rope_theta": 500_000, "type_vocab_size": 0},
+    "gte_large": _GTE | _sizes(1024, 24, 16, 4096) | {"type_vocab_size": 2},
+    "gte_multilingual_base": _GTE | _sizes(768, 12, 12, 3072) | {"vocab_size": 250048},
     "mbert": {"model_type": "bert", "vocab_size": 119547},
     "mmbert_base": _MMBERT | _sizes(768, 22, 12, 1152),
     "mmbert_small": _MMBERT | _sizes(384, 22, 6, 1152),
@@ -128,6 +135,9 @@ def test_recipes_have_as_many_parameters_as_transformers(name):
     import torch
     import transformers
 
+    from experiments.parity import new
+
+    transformers.AutoModel.register(new.NewConfig, new.NewModel, exist_ok=True)
     pooler = {"add_pooling_layer": False} if name.startswith("xlm_r") else {}
     with torch.device("meta"):
         model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(**PUBLISHED[name]), **pooler)

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 from bert_jax import _moved
+from bert_jax.config.model_keys import FAST_TURNS
 from bert_jax.errors import UserError
 
 
@@ -50,6 +51,48 @@ REFUSALS = (
         "local_rotary_base",
         lambda m: _has(m, "rotary") and 0 < m["local_rotary_base"] < 1,
         "as config.model.rotary_base, of layers with a window; expected at least 1, or 0 for rotary_base",
+    ),
+    Refusal(
+        "rotary_scaling",
+        lambda m: m["rotary_scaling"] != "none" and not _has(m, "rotary"),
+        "config.model.positions={positions} has no rotary positions to scale; expected none, or rotary positions",
+    ),
+    Refusal(
+        "rotary_factor",
+        lambda m: m["rotary_factor"] != 1 and m["rotary_scaling"] == "none",
+        "config.model.rotary_scaling=none has no factor; expected 1.0, or a kind of scaling",
+    ),
+    Refusal(
+        "rotary_trained",
+        lambda m: m["rotary_scaling"] in ("dynamic", "yarn", "llama3") and not m["rotary_trained"],
+        "config.model.rotary_scaling={rotary_scaling} depends on it; expected the tokens of the longest rows that the "
+        "model was trained on",
+    ),
+    Refusal(
+        "rotary_mixed",
+        lambda m: m["rotary_mixed"] != 1 and m["rotary_scaling"] != "ntk",
+        "config.model.rotary_scaling={rotary_scaling} has no such exponent; expected 1.0, or rotary_scaling=ntk",
+    ),
+    Refusal(
+        "rotary_fast_turns",
+        lambda m: (
+            m["rotary_scaling"] in FAST_TURNS
+            and m["rotary_slow_turns"] >= (m["rotary_fast_turns"] or FAST_TURNS[m["rotary_scaling"]])
+        ),
+        "pairs of units are slowed in part between config.model.rotary_slow_turns={rotary_slow_turns} and this; "
+        "expected more than that",
+    ),
+    Refusal(
+        "rotary_base",
+        lambda m: m["rotary_scaling"] == "yarn" and 1 in _scaled_bases(m),
+        "with base 1 all pairs of units turn alike, and config.model.rotary_scaling=yarn tells them apart by their "
+        "turns; expected more than 1",
+    ),
+    Refusal(
+        "rotary_scaling",
+        lambda m: m["rotary_scaling"] == "dynamic" and _head_size(m) == 2,
+        "heads have one pair of units (config.model.head_size, or hidden_size={hidden_size} / num_heads={num_heads}), "
+        "which no base slows; expected another scaling, or heads of at least 4 units",
     ),
     Refusal(
         "positions",
@@ -161,6 +204,11 @@ def _has(model, kind):
 
 def _head_size(model):
     return model["head_size"] or model["hidden_size"] // model["num_heads"]
+
+
+def _scaled_bases(model):
+    local = model["local_rotary_base"] if model["local_rotary_scaling"] and model["local_window"] else 0
+    return model["rotary_base"], local
 
 
 def _lacks_logarithms(model):

@@ -169,14 +169,20 @@ def check_devices(config: ml_collections.ConfigDict, num_devices: int, heads: Ma
     check_layout(config, num_devices, heads, [(config.data.batch_size, "")])
 
 
-def check_positions(config: ml_collections.ConfigDict, max_positions: int) -> None:
-    """Raises UserError if rows, or the chunks of rows, are longer than the model of config.init_from reads."""
+def check_positions(config: ml_collections.ConfigDict, max_positions: int, is_rotary: bool = False) -> None:
+    """Raises UserError if rows, or the chunks of rows, are longer than the model of config.init_from reads.
+
+    Args:
+      config: a fine-tuning config.
+      max_positions: tokens of the longest row that the model reads.
+      is_rotary: whether its positions are rotary alone, which may be scaled.
+    """
     key = "task.chunk_length" if config.task.long == "chunks" else "data.sequence_length"
     length = config.task.chunk_length if config.task.long == "chunks" else config.data.sequence_length
     if length > max_positions:
         raise UserError(
             f"config.{key}: {length} is over the {max_positions} positions of config.init_from={config.init_from}; "
-            f"expected at most {max_positions}"
+            f"expected at most {max_positions}{', or config.model.rotary_scaling' if is_rotary else ''}"
         )
 
 

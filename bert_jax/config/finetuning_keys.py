@@ -96,6 +96,14 @@ FINETUNING: dict[str, Key] = {
     **_as_in_pretraining(
         "model.hidden_dropout", "model.attention_dropout", default=-1.0, empty="init_from's", empty_value=-1.0
     ),
+    **_as_in_pretraining(
+        "model.rotary_scaling", default="", empty="init_from's, whose longest rows no row exceeds"
+    ),
+    **_as_in_pretraining(
+        "model.rotary_factor", default=0.0, empty="data.sequence_length / model.rotary_trained, or 1 if that is more",
+        empty_value=0.0,
+    ),
+    **_as_in_pretraining("model.rotary_trained", empty="the longest rows of init_from"),
     **group(
         "task",
         "task",

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from bert_jax.config.finetuning_keys import ADAPTABLE, ANSWERING, FINETUNING, POOLING, PROBLEMS, TASKS
 from bert_jax.config.key_groups import LARGEST_SEED
-from bert_jax.config.model_keys import ACTIVATIONS, DTYPES, MODEL
+from bert_jax.config.model_keys import ACTIVATIONS, DTYPES, FAST_TURNS, MODEL
 from bert_jax.config.pretraining_keys import FORMATS, GENERATOR_SIZES, PAIR_FORMATS, PRETRAINING, SCHEDULE
 from bert_jax.config.schema import Key
 
@@ -21,6 +21,7 @@ __all__ = [
     "ANSWERING",
     "DEVICE_DEFAULTS",
     "DTYPES",
+    "FAST_TURNS",
     "FINETUNING",
     "FORMATS",
     "GENERATOR_SIZES",

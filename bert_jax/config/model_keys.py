@@ -21,6 +21,9 @@ ACTIVATIONS = (
     "linear", "mish", "relu2", "relu6", "sigmoid", "sqrtsoftplus",
 )  # fmt: skip
 
+# What rotary_fast_turns is where it is 0, by rotary_scaling.
+FAST_TURNS = {"yarn": 32.0, "llama3": 4.0}
+
 MODEL_KEYS: dict[str, Key] = group(
     "model",
     "architecture",
@@ -81,6 +84,42 @@ MODEL_KEYS: dict[str, Key] = group(
         "Base of the wavelengths in layers that see a window (ModernBERT, section 2.1).",
         {"falls_back_to": "model.rotary_base"} | IN_PHASES,
     ),
+    rotary_scaling=(
+        "none",
+        'How rotary positions are slowed for rows longer than those of training: "linear", all pairs of units alike '
+        '(Chen et al. 2023, section 2.3); "ntk", by a larger base, fixed or mixed (GTE; Zhang et al. 2024); "dynamic", '
+        'the same by the length of the rows at hand; "yarn" (Peng et al. 2024, section 3.4); "llama3" (transformers).',
+        {"choices": ("none", "linear", "ntk", "dynamic", "yarn", "llama3")} | IN_PHASES,
+    ),
+    rotary_factor=(1.0, "How many times longer rows are than those of training.", {"at_least": 1} | IN_PHASES),
+    rotary_trained=(
+        0,
+        'Tokens of the longest rows of training, which "dynamic", "yarn" and "llama3" need to know.',
+        TOKENS | {"empty": "none said"} | IN_PHASES,
+    ),
+    rotary_mixed=(
+        1.0,
+        'Exponent b of "ntk", which slows the m-th of n pairs of units by rotary_factor^((m / n)^b): 1 is a larger '
+        "base, others are mixed_b of GTE.",
+        IN_PHASES,
+    ),
+    rotary_slow_turns=(
+        1.0,
+        'Pairs of units that turn fewer times in rotary_trained tokens are slowed by all of rotary_factor ("yarn", '
+        '"llama3").',
+        {"above": 0} | IN_PHASES,
+    ),
+    rotary_fast_turns=(
+        0.0,
+        "Pairs that turn more often than this are not slowed.",
+        {"empty": f"{FAST_TURNS['yarn']:g} with yarn, {FAST_TURNS['llama3']:g} with llama3"} | IN_PHASES,
+    ),
+    rotary_attention_factor=(
+        0.0,
+        "Factor of queries and of keys with yarn (Peng et al. 2024, equation 22: the root of 1 / t).",
+        {"empty": "0.1 ln(rotary_factor) + 1"} | IN_PHASES,
+    ),
+    local_rotary_scaling=(False, "Slows positions in layers with a window too, which see no further.", IN_PHASES),
     relative_span=(
         0,
         "Largest distance that relative positions distinguish.",
@@ -136,6 +175,7 @@ MODEL_KEYS: dict[str, Key] = group(
     attention_bias=(True, "Gives the linear maps of attention a bias."),
     key_bias=(True, "Gives the key map a bias, where attention_bias does."),
     mlp_bias=(True, "Gives the linear maps of the MLPs a bias."),
+    mlp_up_bias=(True, "Gives the maps into the MLPs (up and gate) a bias, where mlp_bias does."),
     layer_groups=(
         0,
         "Groups of layers with parameters of their own, which the layers share (ALBERT, section 3.1).",

@@ -110,7 +110,8 @@ class Key:
           suffix: what follows the value in the message, such as " (phase 1)".
         """
         check_type(where, value, self.default, self.or_word)
-        if self.choices and value not in self.choices:
+        is_empty = self.empty and value == self.empty_value
+        if self.choices and value not in self.choices and not is_empty:
             near = closest(value, self.choices)
             raise UserError(f"{where}{suffix}: found {value!r}; expected one of {', '.join(self.choices)}{near}")
         if self.is_number:

@@ -11,7 +11,7 @@ import numpy as np
 
 from bert_jax import model as model_lib
 from bert_jax.config.finetuning_keys import EMBEDDER_POOLING, LATE_POOLING, SPARSE_POOLING
-from bert_jax.config.keys import ANSWERING, FINETUNING, with_role
+from bert_jax.config.keys import ANSWERING, FINETUNING, MODEL, with_role
 from bert_jax.data.tasks import Examples, TaskData
 from bert_jax.errors import UserError
 from bert_jax.interop import formats
@@ -39,7 +39,7 @@ def describe_run(config: ml_collections.ConfigDict, source: Pretrained, task: Ta
     head = _head(config, source, task)
     settings = {"max_length": config.data.sequence_length} | dict(task.settings)
     model = dict(source.config) | {key: config.model[key] for key in _RUNNING}
-    model |= {key: config.model[key] for key in _DROPOUTS if config.model[key] >= 0}
+    model |= {key: config.model[key] for key in _DROPOUTS if config.model[key] >= 0} | _scaling(config, source)
     problem = task.problem
     if config.task.name == "embedding":
         settings |= {"pooling": [head.pooling]}
@@ -77,6 +77,21 @@ def check_data(workdir: pathlib.Path, description: Mapping[str, Any], task: Task
         f"{', '.join(description['labels'][:5])}, now {', '.join(task.labels[:5])}); give the old data, or another "
         "--workdir"
     )
+
+
+def _scaling(config, source):
+    """Returns the keys of config.model by which rotary positions are scaled; {} where they stay those of init_from."""
+    spec, length = source.model.spec, config.data.sequence_length
+    if not config.model.rotary_scaling:
+        return {}
+    trained = config.model.rotary_trained or spec.rotary_trained or spec.max_positions
+    factor = config.model.rotary_factor or max(1.0, length / trained)
+    keys = {name: key.default for name, key in MODEL.items() if "rotary_" in name and not name.endswith("rotary_base")}
+    keys |= {"rotary_scaling": config.model.rotary_scaling, "rotary_trained": trained}
+    keys["rotary_factor"] = 1.0 if config.model.rotary_scaling == "none" else factor
+    if not (spec.has_learned_positions or spec.has_relative_positions):
+        keys["max_positions"] = max(spec.max_positions, length)
+    return keys
 
 
 def _head(config, source, task):

@@ -205,7 +205,7 @@ def _check_sizes(config, workdir, inputs) -> FinetuningSteps:
     """Checks the config against model and devices, and that its steps fit the memory; returns these steps."""
     spec = inputs.model.spec
     trainable.check_tuning(config.tuning, spec)
-    finetune_config.check_positions(config, spec.max_positions)
+    finetune_config.check_positions(config, spec.max_positions, spec.positions == "rotary")
     heads = "model.num_heads" if spec.num_kv_heads == spec.num_heads else "model.num_kv_heads"
     finetune_config.check_devices(config, jax.device_count(), {heads: spec.num_kv_heads})
     steps = FinetuningSteps(config, sharding.make_mesh(config.mesh), inputs.description, inputs.task)

@@ -97,7 +97,9 @@ class Program:
         self._max_length, self._chunk_length = row_limits(network.spec)
         self._run = jax.jit(functools.partial(function, network), static_argnums=2)
         self._params = jax.device_put(model.params)
-        self._positions, self._outputs, self._packing = positions, outputs, packing
+        self._positions, self._outputs = positions, outputs
+        # Dynamic scaling turns positions by the length of the row: a text would change with its neighbours.
+        self._packing = False if network.spec.rotary_scaling == "dynamic" else packing
         self._max_tokens = _TOKENS.get(jax.default_backend(), _TOKENS_ELSEWHERE)
         self._packed_share = _PACKED_SHARE.get(jax.default_backend(), _PACKED_SHARE_ELSEWHERE)
         self._max_slots = _SLOTS.get(jax.default_backend(), _SLOTS_ELSEWHERE)

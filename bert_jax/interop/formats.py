@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bert_jax import _moved
-from bert_jax.config.keys import NOT_IN_FORMATS
+from bert_jax.config.keys import FAST_TURNS, NOT_IN_FORMATS
 from bert_jax.errors import UserError
 from bert_jax.interop import model_config
 from bert_jax.interop.families import FAMILIES
@@ -262,12 +262,20 @@ def _meaning(spec):
         "position_offset": "learned" not in kinds,
         "rotary_base": "rotary" not in kinds,
         "local_rotary_base": "rotary" not in kinds or not local,
+        "rotary_factor": spec.rotary_scaling == "none",
+        "rotary_trained": spec.rotary_scaling in ("none", "linear", "ntk"),
+        "rotary_mixed": spec.rotary_scaling != "ntk",
+        "rotary_slow_turns": spec.rotary_scaling not in FAST_TURNS,
+        "rotary_fast_turns": spec.rotary_scaling not in FAST_TURNS,
+        "rotary_attention_factor": spec.rotary_scaling != "yarn",
+        "local_rotary_scaling": spec.rotary_scaling == "none" or not local,
         "global_every": not local,
         "conv_groups": not spec.conv_kernel_size,
         "conv_activation": not spec.conv_kernel_size,
         "first_norm": spec.norm_place == "post",
         "norm_bias": spec.norm != "layer_norm",
         "key_bias": not spec.attention_bias,
+        "mlp_up_bias": not spec.mlp_bias,
         "group_layers": not spec.layer_groups,
     }
     for key in ("span", "buckets", "terms", "shared", "norm"):

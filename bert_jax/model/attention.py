@@ -13,11 +13,12 @@ from jax.ad_checkpoint import checkpoint_name
 from bert_jax import _moved
 from bert_jax.config.kernels import resolve_kernel
 from bert_jax.errors import UserError
+from bert_jax.model import rotary_scaling
 from bert_jax.model.dropout import dropout
 from bert_jax.model.kernels import RESULTS, AttentionMask, attend, attention_weights, splits_evenly, with_unreached
 from bert_jax.model.layers import Keys, Linear
 from bert_jax.model.layouts import constrain
-from bert_jax.model.positions import apply_rotary, position_bias, relative_rows, relative_shift, rotary_angles
+from bert_jax.model.positions import apply_rotary, position_bias, relative_rows, relative_shift
 from bert_jax.model.row_attention import row_attention
 from bert_jax.model.row_distances import Distances
 from bert_jax.model.spec import Spec
@@ -36,7 +37,7 @@ class Context:
 
     Attributes:
       mask: which tokens attend to which, without the window of local layers.
-      rotation: cosines and sines of rotary positions (see positions.rotary_angles) for layers without a window; None
+      rotation: cosines and sines of rotary positions (see rotary_scaling.rotation) for layers without a window; None
         for a model without rotary positions.
       local_rotation: the same for layers with a window.
       relative_table: embeddings of relative distances, [rows, hidden]; None for a model without relative positions.
@@ -229,8 +230,9 @@ def make_context(
     positions = batch.get("position_ids")
     if positions is None:
         positions = jnp.arange(batch["attention_mask"].shape[1], dtype=jnp.int32)[None]
-    rotation = rotary_angles(positions, spec.head_size, spec.rotary_base)
-    local = rotary_angles(positions, spec.head_size, spec.local_rotary_base) if spec.local_window else None
+    sequence = batch["attention_mask"].shape[1]
+    rotation = rotary_scaling.rotation(spec, positions, sequence)
+    local = rotary_scaling.rotation(spec, positions, sequence, local=True) if spec.local_window else None
     return Context(mask, rotation, local, relative_table)
 
 

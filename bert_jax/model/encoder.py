@@ -106,10 +106,11 @@ class MLP(nnx.Module):
 
     def __init__(self, spec: Spec, *, rngs: Keys):
         size, units, stddev, bias = spec.hidden_size, spec.intermediate_size, spec.initializer_range, spec.mlp_bias
-        self.up = Linear(size, units, stddev=stddev, bias=bias, initializer=spec.initializer, rngs=rngs)
+        up_bias = bias and spec.mlp_up_bias
+        self.up = Linear(size, units, stddev=stddev, bias=up_bias, initializer=spec.initializer, rngs=rngs)
         self.down = Linear(units, size, stddev=spec.output_stddev, bias=bias, initializer=spec.initializer, rngs=rngs)
         if spec.mlp == "gated":
-            self.gate = Linear(size, units, stddev=stddev, bias=bias, initializer=spec.initializer, rngs=rngs)
+            self.gate = Linear(size, units, stddev=stddev, bias=up_bias, initializer=spec.initializer, rngs=rngs)
         self.activation, self.gated = ACTIVATIONS[spec.activation], spec.mlp == "gated"
 
     def __call__(self, hidden: jax.Array) -> jax.Array:

@@ -21,9 +21,24 @@ def rotary_angles(positions: jax.Array, head_size: int, base: float) -> tuple[ja
     Returns:
       Two float32 arrays [..., sequence, head_size / 2].
     """
-    frequencies = jnp.asarray(1.0 / base ** (np.arange(0, head_size, 2, dtype=np.float32) / head_size), jnp.float32)
-    angles = positions.astype(jnp.float32)[..., None] * frequencies.reshape((1,) * positions.ndim + (-1,))
-    return jnp.cos(angles), jnp.sin(angles)
+    return angles(positions, rotary_frequencies(head_size, base))
+
+
+def rotary_frequencies(head_size: int, base: float) -> np.ndarray:
+    """Returns by how many radians each pair of units turns from one position to the next, float32 [head_size / 2]."""
+    return (1.0 / base ** (np.arange(0, head_size, 2, dtype=np.float32) / head_size)).astype(np.float32)
+
+
+def angles(positions: jax.Array, frequencies: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    """Returns cosines and sines of positions times frequencies, float32 [..., sequence, pairs].
+
+    Args:
+      positions: int32 [..., sequence].
+      frequencies: float32 [pairs], radians per position.
+    """
+    by_pair = jnp.asarray(frequencies, jnp.float32).reshape((1,) * positions.ndim + (-1,))
+    turned = positions.astype(jnp.float32)[..., None] * by_pair
+    return jnp.cos(turned), jnp.sin(turned)
 
 
 def apply_rotary(x: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -31,7 +46,7 @@ def apply_rotary(x: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Arr
 
     Args:
       x: [batch, heads, sequence, head_size].
-      rotation: as `rotary_angles` returns it for positions [1 or batch, sequence].
+      rotation: cosines and sines of each pair's angle, as `angles` returns them for positions [1 or batch, sequence].
 
     Returns:
       Shape and dtype of x.

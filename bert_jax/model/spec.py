@@ -107,6 +107,14 @@ class Spec:
     positions: str = _default("positions")
     rotary_base: float = _default("rotary_base")
     local_rotary_base: float = _default("local_rotary_base")
+    rotary_scaling: str = _default("rotary_scaling")
+    rotary_factor: float = _default("rotary_factor")
+    rotary_trained: int = _default("rotary_trained")
+    rotary_mixed: float = _default("rotary_mixed")
+    rotary_slow_turns: float = _default("rotary_slow_turns")
+    rotary_fast_turns: float = _default("rotary_fast_turns")
+    rotary_attention_factor: float = _default("rotary_attention_factor")
+    local_rotary_scaling: bool = _default("local_rotary_scaling")
     bias_buckets: int = _default("bias_buckets")
     bias_distance: int = _default("bias_distance")
     relative_span: int = _default("relative_span")
@@ -127,6 +135,7 @@ class Spec:
     attention_bias: bool = _default("attention_bias")
     key_bias: bool = _default("key_bias")
     mlp_bias: bool = _default("mlp_bias")
+    mlp_up_bias: bool = _default("mlp_up_bias")
     layer_groups: int = _default("layer_groups")
     group_layers: int = _default("group_layers")
     conv_kernel_size: int = _default("conv_kernel_size")
@@ -153,6 +162,10 @@ class Spec:
                 object.__setattr__(self, name, getattr(self, key.falls_back_to.removeprefix("model.")))
         if not self.head_size:
             object.__setattr__(self, "head_size", self.hidden_size // self.num_heads)
+        if not self.rotary_fast_turns:
+            object.__setattr__(self, "rotary_fast_turns", keys.FAST_TURNS.get(self.rotary_scaling, 0.0))
+        if not self.rotary_attention_factor:
+            object.__setattr__(self, "rotary_attention_factor", 0.1 * math.log(self.rotary_factor) + 1)
         if self.embedding_size != self.hidden_size:
             object.__setattr__(self, "embedding_projection", True)
 

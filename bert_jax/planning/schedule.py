@@ -27,8 +27,8 @@ def schedule(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
     Returns:
       "recipe", "steps" and "tokens" (rows x length x steps) of the run, and "phases", each with "start" and "stop"
       (steps), "tokens", "rows", "length", "mask_rate" (None where nothing is masked), "rotary_base" and
-      "local_rotary_base" (None for a model without), "temperature", "weights" and "first_corpora" of the mixture,
-      "weight_decay", and "rates", pairs of a step and its learning rate.
+      "local_rotary_base" (None for a model without), "rotary_scaling" (kind and factor, "" for none), "temperature",
+      "weights" and "first_corpora" of the mixture, "weight_decay", and "rates", pairs of a step and its learning rate.
 
     Raises:
       UserError: the recipe cannot work.
@@ -51,6 +51,7 @@ def schedule(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
                 "mask_rate": data.mask_rate if facts(config).masked else None,
                 "rotary_base": settings.model.rotary_base if rotary else None,
                 "local_rotary_base": local if rotary else None,
+                "rotary_scaling": _scaling_words(settings.model),
                 "temperature": data.temperature,
                 "weights": list(data.weights),
                 "first_corpora": data.first_corpora,
@@ -99,12 +100,18 @@ def text(report: Mapping) -> str:
         "rotary base": lambda phase: "-" if phase["rotary_base"] is None else f"{phase['rotary_base']:,.0f}",
         "local base": lambda phase: "-" if phase["local_rotary_base"] is None else f"{phase['local_rotary_base']:,.0f}",
     }
+    if any(phase["rotary_scaling"] for phase in phases):
+        columns["scaling"] = lambda phase: phase["rotary_scaling"] or "-"
     if len({(phase["temperature"], phase["first_corpora"], *phase["weights"]) for phase in phases}) > 1:
         columns["mixture"] = _mixture_words
     table = [list(columns)] + [[cell(phase) for cell in columns.values()] for phase in phases]
     widths = [max(len(row[i]) for row in table) for i in range(len(columns))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
     return "\n".join([_title(report), "", *lines])
+
+
+def _scaling_words(model):
+    return "" if model.rotary_scaling == "none" else f"{model.rotary_scaling}, {model.rotary_factor:g}"
 
 
 def _title(report):

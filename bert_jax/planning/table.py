@@ -34,7 +34,8 @@ _FAMILY_TOPOLOGIES = (("v5e:4x4", 1),)
 _ROLES = ("vocabulary", "architecture", "training", "objective", "computation", "device", "layout")
 _COST_NOTHING = (  # keys with these roles that change no cost of a step
     *("model.initializer", "model.initializer_range", "model.scaled_initializer", "model.norm_epsilon"),
-    *("model.rotary_base", "model.local_rotary_base", "train.compilation_cache"),
+    *(name for name in PRETRAINING if "rotary_" in name),
+    "train.compilation_cache",
 )
 
 _HEAD = """# Plans

@@ -31,7 +31,12 @@ def of_directory(name: str | os.PathLike) -> int | None:
         longest, kind = config["max_position_embeddings"], config.get("model_type")
     except (OSError, ValueError, KeyError, AttributeError, TypeError, UserError):
         return None  # the run says what is wrong
-    if not isinstance(longest, int) or kind in _OTHER_KEYS:
+    if not isinstance(longest, int) or kind in _OTHER_KEYS or _is_dynamic(config):
         return None
     padding = 1 if kind == "mpnet" else config.get("pad_token_id", 1) if kind in _OFFSET else -1
     return longest - padding - 1 if isinstance(padding, int) else None
+
+
+def _is_dynamic(config):
+    """Returns whether rotary positions are scaled by the length of the rows, which may then be longer than is said."""
+    return any('"dynamic"' in json.dumps(config.get(name)) for name in ("rope_parameters", "rope_scaling"))

@@ -44,7 +44,7 @@ def resolve(
     """Sets config.model to the architecture of init_from, in place, if config.model_from_init is set.
 
     Where config.data.sequence_length is longer than its rows, and no table or config.init_positions stands in the way,
-    config.model.max_positions becomes that.
+    config.model.max_positions becomes that. Keys of rotary positions that the user has set stay as they are.
 
     Args:
       config: the run's config, as recipe and flags made it.
@@ -65,7 +65,8 @@ def resolve(
     keys = (*_architecture(config), "pooler")
     asked = {key: config.model[key] for key in keys if f"model.{key}" in given}
     for key in _architecture(config):
-        config.model[key] = taken[key]
+        if key not in ROTARY or f"model.{key}" not in given:
+            config.model[key] = taken[key]
     if config.init_layers and not config.model.layer_groups:
         config.model.num_layers = len(config.init_layers)
     pairs = config.objective.next_sentence or config.objective.sentence_order

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bert_jax.config.keys import MODEL
+from bert_jax.config.schema import is_number
 from bert_jax.model import Spec
 from bert_jax.model.parameters import leaves_by_name, path_name
 
@@ -17,7 +19,7 @@ SIZES = (
     "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_size", "intermediate_size", "embedding_size",
 )  # fmt: skip
 # Keys that any model with rotary positions takes other values of: no parameter depends on them.
-ROTARY = ("rotary_base", "local_rotary_base")
+ROTARY = tuple(name for name in MODEL if "rotary_" in name)
 
 
 def pick_layers(params: Mapping, numbers: Sequence[int], shapes: Mapping) -> dict:
@@ -72,8 +74,12 @@ def changes_of_positions(old: Spec, new: Spec, rule: str) -> list[str]:
     for key in ("max_positions", *(ROTARY if new.has_rotary_positions else ())):
         before, after = getattr(old, key), getattr(new, key)
         extension = f" ({rule})" if key == "max_positions" and rule else ""
-        notes += [f"{key} from {before:,g} to {after:,g}{extension}"] if before != after else []
+        notes += [f"{key} from {_written(before)} to {_written(after)}{extension}"] if before != after else []
     return notes
+
+
+def _written(value):
+    return f"{value:,g}" if is_number(value) else str(value)
 
 
 def is_position_table(name: str) -> bool:

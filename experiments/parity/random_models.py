@@ -110,9 +110,11 @@ def torch_class(name: str):
     """Returns a class of transformers, or one that is written out here because it lies beside published weights."""
     import transformers
 
-    from experiments.parity import neobert
+    from experiments.parity import neobert, new
 
-    return getattr(neobert if name.startswith("NeoBERT") else transformers, name)
+    written = {"NeoBERT": neobert, "New": new}
+    module = next((module for prefix, module in written.items() if name.startswith(prefix)), transformers)
+    return getattr(module, name)
 
 
 _SHOWN = {

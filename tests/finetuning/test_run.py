@@ -110,6 +110,33 @@ def test_a_run(finished, folder):
     assert checkpoints.saved_steps(workdir / "checkpoints") == [40]
 
 
+@pytest.mark.full
+def test_rows_longer_than_the_models_with_scaled_rotary_positions(folder, tmp_path):
+    """The run's model keeps the scaling: it predicts with it, and is exported with it."""
+    config = config_lib.base().model.to_dict() | {"initializer_range": 0.1, "norm": "rms_norm", "norm_place": "pre"}
+    config |= {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "intermediate_size": 64, "max_positions": 8}
+    config |= {"positions": "rotary", "embedding_norm": False, "mlp": "gated", "type_vocab_size": 0, "pooler": False}
+    config |= {"mlm_transform": False, "tied_decoder": False}
+    tokenizer = loading.load(folder / "vocab.txt")
+    model = model_lib.build(config, tokenizer.vocab_size, next_sentence=False)
+    params = jax.device_get(jax.jit(model.init)(jax.random.key(0)))
+    huggingface.write(Pretrained("made", "eurobert", config, model, params, tokenizer), tmp_path / "model")
+    changes = {"init_from": str(tmp_path / "model"), "train.num_epochs": 1.0}
+    with pytest.raises(UserError, match="16 is over the 8 positions of .*, or config.model.rotary_scaling"):
+        finetuning.finetune(make_config(folder, **changes), tmp_path / "refused")
+    finetuning.finetune(make_config(folder, **changes, **{"model.rotary_scaling": "yarn"}), tmp_path / "run")
+    opened = open_model(tmp_path / "run")
+    spec = opened.model.spec
+    assert (spec.rotary_scaling, spec.rotary_factor, spec.rotary_trained, spec.max_positions) == ("yarn", 2.0, 8, 16)
+    assert len(bert_jax.Classifier.from_pretrained(tmp_path / "run")([WORDS[0] + f" {WORDS[1]}" * 12])) == 1
+    huggingface.write(opened, tmp_path / "out")
+    written = json.loads((tmp_path / "out/config.json").read_text())
+    assert written["max_position_embeddings"] == 16
+    expected = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 8}
+    assert written["rope_parameters"].items() >= expected.items()
+    assert huggingface.read(tmp_path / "out").model.spec == spec
+
+
 def test_predictions_are_those_of_what_is_opened(finished, folder):
     workdir, config, summary = finished
     opened = open_model(workdir)

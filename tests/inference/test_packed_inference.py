@@ -1,5 +1,6 @@
 """Every verb gives the same answers from packed rows as from a row for each text."""
 
+import dataclasses
 import random
 
 import numpy as np
@@ -54,6 +55,15 @@ def test_embed_with_every_pooling(tokenizer, offset):
     packed, plain = both(bert_jax.Embedder, model, TEXTS, pooling=pooling)
     for one, two in zip(np.split(packed, 11, axis=1), np.split(plain, 11, axis=1), strict=True):
         assert (np.linalg.norm(one - two, axis=1) <= 1e-5 * np.linalg.norm(two, axis=1)).all()
+
+
+def test_texts_whose_positions_turn_by_the_length_of_their_row_share_none(tokenizer):
+    """Of the others, whose rows hold as many tokens as those of training, no answer would change."""
+    scaled = {"positions": "rotary", "rotary_scaling": "dynamic", "rotary_factor": 4.0, "rotary_trained": 4}
+    learned = make_model(tokenizer)
+    model = dataclasses.replace(learned.model, spec=dataclasses.replace(learned.model.spec, **scaled))
+    packed, plain = both(bert_jax.Embedder, dataclasses.replace(learned, model=model), TEXTS)
+    np.testing.assert_array_equal(packed, plain)
 
 
 def test_a_prompt_that_is_not_pooled(tokenizer):

@@ -31,6 +31,7 @@ MODELS = {
     "ModernBertForMaskedLM": _SPECIAL | {"cls_token_id": 2, "sep_token_id": 3, "local_attention": 4},
     "EuroBertForMaskedLM": _SPECIAL | {"num_key_value_heads": 1, "mask_token_id": 4},
     "MPNetForMaskedLM": {"pad_token_id": 1, "max_position_embeddings": 14},
+    "NewForMaskedLM": {"type_vocab_size": 2, "rope_theta": 500.0, "rope_scaling": {"type": "ntk", "factor": 2.0}},
 }  # fmt: skip
 
 FAIRSEQ = ("MPNetForMaskedLM",)  # with fairseq's ids of special tokens
@@ -38,11 +39,10 @@ FAIRSEQ = ("MPNetForMaskedLM",)  # with fairseq's ids of special tokens
 
 def main():
     import torch
-    import transformers
 
     arrays = {}
     for seed, (name, changes) in enumerate(MODELS.items()):
-        kind = getattr(transformers, name)
+        kind = random_models.torch_class(name)
         torch.manual_seed(seed)
         model = kind(kind.config_class(**random_models.named(kind.config_class.model_type, SIZES) | changes))
         random_models.rescale(torch, model, 0.1)

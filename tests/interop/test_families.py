@@ -15,6 +15,7 @@ from bert_jax.model import Task
 from bert_jax.model.spec import make_spec
 from experiments.parity import random_models
 
+_TRAINED = "original_max_position_embeddings"
 TASKS = ("sequence_classification", "token_classification", "question_answering")
 SIZES = {"hidden_size": 12, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 16,
          "vocab_size": 17, "max_position_embeddings": 11, "pad_token_id": 0}  # fmt: skip
@@ -226,15 +227,51 @@ def test_published_settings_are_understood_and_said_again(name):
         ("deberta-v2", {"attention_head_size": 5}, "attention_head_size 5 is not supported; expected 6"),
         ("deberta-v2", {"conv_kernel_size": 2}, "conv_kernel_size 2 is not supported; expected an odd one"),
         ("modernbert", {"rope_scaling": {"type": "linear"}}, "rope_scaling {'type': 'linear'} is not supported"),
-        ("modernbert", {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "expected rope_type default"),
+        (
+            "modernbert",
+            {"rope_parameters": {"full_attention": {"rope_type": "longrope"}}},
+            "rope_parameters.full_attention {'rope_type': 'longrope'} is not supported; expected rope_type default or",
+        ),
         ("modernbert", {"rope_parameters": {"rope_theta": 99.0}}, "expected an object with full_attention and sliding"),
         (
             "modernbert",
             {"rope_parameters": {"sliding_attention": {"type": "linear", "factor": 2.0}}},
-            "rope_parameters.sliding_attention {'type': 'linear', 'factor': 2.0} is not supported",
+            "rope_parameters.sliding_attention {'type': 'linear', 'factor': 2.0} is not supported; expected what full_",
+        ),
+        (
+            "modernbert",
+            {"rope_scaling": {"rope_type": "dynamic"}},
+            "{'rope_type': 'dynamic'} is not supported; expected",
         ),
         ("modernbert", {"sliding_window": 0}, "sliding_window 0; expected a positive number"),
-        ("eurobert", {"rope_parameters": {"type": "linear", "factor": 3.0}}, "rope_parameters {'type': 'linear'"),
+        ("eurobert", {"rope_parameters": {"type": "ntk", "factor": 3.0}}, "rope_parameters {'type': 'ntk'"),
+        (
+            "eurobert",
+            {"rope_parameters": {"type": "linear", "factor": 0.5}},
+            "factor 0.5 is not supported; expected at",
+        ),
+        ("eurobert", {"rope_parameters": {"type": "linear", "factor": "2"}}, "factor '2'; expected a positive number"),
+        (
+            "eurobert",
+            {"rope_parameters": {"rope_type": "yarn", "factor": 2, "truncate": False}},
+            "truncate False is not",
+        ),
+        ("eurobert", {"rope_parameters": {"rope_type": "yarn", "factor": 2, "turns": 3}}, "turns 3 is not supported"),
+        (
+            "eurobert",
+            {"rope_parameters": {"factor": 2.0}},
+            "rope_parameters.factor 2.0 is not supported; expected none",
+        ),
+        ("eurobert", {"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not supported; expected 1"),
+        ("eurobert", {"rope_parameters": {"rope_type": "yarn", _TRAINED: 0}}, f"{_TRAINED} 0; expected a positive"),
+        (
+            "new",
+            {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
+            "is not supported; expected rope_type default or ntk",
+        ),
+        ("new", {"position_embedding_type": "absolute"}, "position_embedding_type 'absolute' is not supported"),
+        ("new", {"logn_attention_scale": True}, "logn_attention_scale True is not supported; expected False"),
+        ("new", {"layer_norm_type": "rms_norm"}, "layer_norm_type 'rms_norm' is not supported; expected 'layer_norm'"),
         ("eurobert", {"rope_parameters": [1]}, "rope_parameters [1] is not supported"),
         ("distilbert", {"n_heads": 2, "num_attention_heads": 3}, "n_heads 2 and num_attention_heads 3; expected one"),
         ("modernbert", {"local_attention": 0}, "local_attention 0; expected a positive number"),
@@ -398,6 +435,8 @@ def test_the_head_of_fine_tuning_is_the_familys_own(make, model_type, task):
         ("roformer", "sequence_classification", {"hidden_dropout_prob": 0.3}, 0.3),
         ("mpnet", "sequence_classification", {"hidden_dropout_prob": 0.3, "classifier_dropout": 0.4}, 0.3),
         ("mpnet", "question_answering", {}, 0.0),
+        ("new", "sequence_classification", {"hidden_dropout_prob": 0.3}, 0.3),
+        ("new", "question_answering", {}, 0.0),
         ("neobert", "sequence_classification", {"hidden_dropout_prob": 0.3}, 0.1),
         ("xlm-roberta-xl", "token_classification", {"classifier_dropout": 0.2}, 0.2),
         ("roberta-prelayernorm", "sequence_classification", {"hidden_dropout_prob": 0.3}, 0.3),
@@ -405,7 +444,7 @@ def test_the_head_of_fine_tuning_is_the_familys_own(make, model_type, task):
 )
 def test_the_dropout_of_a_head_is_the_familys_own(make, model_type, task, said, expected):
     changes = sizes_of(model_type) | MADE.get(model_type, ({},))[0] | {"pad_token_id": 0} | said
-    pooler = model_type in ("bert", "albert", "nomic_bert", "megatron-bert")
+    pooler = model_type in ("bert", "albert", "nomic_bert", "megatron-bert", "new")
     actual = huggingface.read(make(model_type, only=True, pooler=pooler, **changes).path)
     assert formats.task_head(actual, task, 2).dropout == expected
     assert formats.task_head(actual, task, 2, 0.35).dropout == 0.35

@@ -78,7 +78,8 @@ def test_the_sizes_of_the_published_files():
                 "max_positions": 2048, "activation": "silu", "mlp": "gated", "norm_place": "post"}  # fmt: skip
     assert {key: actual[key] for key in expected} == expected
     stretched = model_config.to_model(published | {"rotary_scaling_factor": 2, "n_positions": 8192}, "config.json")
-    assert stretched["max_positions"] == 2048  # further on the rotations would be others
+    scaled = {"max_positions": 8192, "rotary_scaling": "dynamic", "rotary_factor": 2, "rotary_trained": 2048}
+    assert {key: stretched[key] for key in scaled} == scaled
     assert model_config.to_model(published | {"vocab_size": 30522}, "config.json")["vocab_size"] == 30528
 
 

@@ -91,7 +91,8 @@ def _attention(config, encoder, params, i, queries, keys):
     key, value = (_linear(params[name], keys).reshape(length, groups, size) for name in ("key", "value"))
     if "rotary" in config["positions"]:
         base = config["local_rotary_base"] if local and config["local_rotary_base"] else config["rotary_base"]
-        query, key = _rotated(query, base), _rotated(key, base)
+        speeds, factor = _speeds(config, base, size, length, local)
+        query, key = factor * _rotated(query, speeds), factor * _rotated(key, speeds)
     key, value = (np.repeat(x, heads // groups, 1) for x in (key, value))
     scores, terms = np.einsum("qhd,khd->hqk", query, key), 1
     if "relative" in config["positions"]:
@@ -147,10 +148,35 @@ def _bias_row(config, distance):
     return row + half * (distance < 0)
 
 
-def _rotated(x, base):
+def _speeds(config, base, size, length, local):
+    """Returns each pair's radians from one token to the next, and what queries and keys are multiplied by."""
+    half, kind, slower = size // 2, config["rotary_scaling"], config["rotary_factor"]
+    pairs, trained = np.arange(half), config["rotary_trained"]
+    speeds = base ** (-pairs / half)
+    if kind == "none" or (local and not config["local_rotary_scaling"]):
+        return speeds, 1.0
+    if kind == "linear":
+        return speeds / slower, 1.0
+    if kind == "ntk":
+        return speeds / slower ** (((pairs + 1) / half) ** config["rotary_mixed"]), 1.0
+    if kind == "dynamic":
+        stretch = slower * max(length, trained) / trained - slower + 1
+        return (base * stretch ** (size / (size - 2))) ** (-pairs / half), 1.0
+    few, many = config["rotary_slow_turns"], config["rotary_fast_turns"] or {"yarn": 32, "llama3": 4}[kind]
+    if kind == "yarn":
+        last, first = (half * math.log(trained / (2 * math.pi * turns), base) for turns in (few, many))
+        first, last = max(math.floor(first), 0), min(math.ceil(last), size - 1)
+        slowed = np.clip((pairs - first) / max(last - first, 0.001), 0, 1)
+        factor = config["rotary_attention_factor"] or 0.1 * math.log(slower) + 1
+    else:
+        slowed, factor = 1 - np.clip((trained * speeds / (2 * math.pi) - few) / (many - few), 0, 1), 1.0
+    return speeds * (slowed / slower + 1 - slowed), factor
+
+
+def _rotated(x, speeds):
     """Rotates [sequence, heads, size]; a unit of the first half and one of the second form a pair (Su et al. 2021)."""
     half = x.shape[-1] // 2
-    angle = np.arange(len(x))[:, None, None] * base ** (-np.arange(half) / half)
+    angle = np.arange(len(x))[:, None, None] * speeds
     first, second = x[..., :half], x[..., half:]
     return np.concatenate(
         [first * np.cos(angle) - second * np.sin(angle), second * np.cos(angle) + first * np.sin(angle)], -1

@@ -45,11 +45,18 @@ COMBINED = {
     "odd heads, learned and relative, projection": dict(
         hidden_size=21, num_heads=3, positions="learned+relative", norm_place="pre", norm="rms_norm",
         embedding_projection=True, relative_buckets=7, relative_span=30),
+    "rotary by YaRN, windows too, a bias of the down map alone": dict(
+        positions="rotary", rotary_scaling="yarn", rotary_factor=4.0, rotary_trained=40, rotary_fast_turns=0.9,
+        rotary_slow_turns=0.01, local_window=6, global_every=2, local_rotary_base=50.0, local_rotary_scaling=True,
+        mlp="gated", mlp_up_bias=False),
+    "rotary by mixed NTK, windows without, grouped queries": dict(
+        positions="rotary", rotary_scaling="ntk", rotary_factor=8.0, rotary_mixed=0.625, local_window=6, global_every=2,
+        num_kv_heads=2, norm_place="pre"),
 }  # fmt: skip
 
 
 # What make test has time for; make test-more runs MORE, make test-full the others.
-SHORT, MORE = (1, 5), (3, 4, 8)
+SHORT, MORE = (1, 5, 14), (3, 4, 8, 15)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ SIZES = {
 }
 PRE = {"norm_place": "pre", "first_norm": False, "norm_bias": False, "attention_bias": False, "mlp_bias": False}
 WINDOWS = {"local_window": 6, "global_every": 3}
+SCALED = {"positions": "rotary", "rotary_scaling": "linear", "rotary_factor": 2.0}
 SWITCHES = {
     "shared": {"embedding_size": 8, "layer_groups": 1, "activation": "gelu_tanh"},
     "groups": {"layer_groups": 2, "type_vocab_size": 0, "head_activation": "relu"},
@@ -46,6 +47,10 @@ SWITCHES = {
         "norm_place": "pre", "num_kv_heads": 1, "embedding_size": 8, "key_bias": False, "mask_decoder": "enhanced",
     },
     "windows, shared, post-norm": {**WINDOWS, "layer_groups": 2, "positions": "learned+rotary", "norm": "rms_norm"},
+    "scaled, shared, down bias alone": {
+        **WINDOWS, **SCALED, "layer_groups": 1, "mlp": "gated", "mlp_up_bias": False, "rotary_scaling": "llama3",
+        "rotary_trained": 12, "local_rotary_scaling": True,
+    },
     "windows, causal": {**WINDOWS, "attention": "causal", "positions": "none", "scaled_initializer": True},
 }  # fmt: skip
 # What make test has time for; make test-more runs MORE, make test-full the others.
@@ -302,6 +307,22 @@ def test_layers_are_run_as_the_fewest_patterns():
         ({"positions": "rotary", "head_size": 5}, "positions: found rotary, .*an even number"),
         ({"positions": "rotary", "rotary_base": 0.0}, "rotary_base: found 0.0, .*at least 1"),
         ({"positions": "rotary", "local_rotary_base": 0.5}, "local_rotary_base: found 0.5, .*at least 1"),
+        ({"rotary_scaling": "linear"}, "rotary_scaling: found linear, .*positions=learned has no rotary"),
+        ({"positions": "rotary", "rotary_factor": 4.0}, "rotary_factor: found 4.0, .*expected 1.0, or a kind"),
+        ({**SCALED, "rotary_scaling": "yarn"}, "rotary_trained: found 0, .*rotary_scaling=yarn depends on it"),
+        ({**SCALED, "rotary_mixed": 0.5}, "rotary_mixed: found 0.5, .*expected 1.0, or rotary_scaling=ntk"),
+        (
+            {**SCALED, "rotary_scaling": "llama3", "rotary_trained": 8, "rotary_slow_turns": 4.0},
+            "rotary_fast_turns: found 0.0, .*rotary_slow_turns=4.0 and this; expected more",
+        ),
+        (
+            {**SCALED, "rotary_scaling": "yarn", "rotary_trained": 8, "rotary_base": 1.0},
+            "rotary_base: found 1.0, .*expected more than 1",
+        ),
+        (
+            {**SCALED, "rotary_scaling": "dynamic", "rotary_trained": 8, "head_size": 2},
+            "rotary_scaling: found dynamic, .*at least 4 units",
+        ),
         ({"positions": "relative", **WINDOWS}, "positions: found relative, .*local_window=6"),
         (
             {"positions": "relative", "attention_kernel": "splash"},

@@ -9,6 +9,7 @@ import xml.etree.ElementTree
 import pytest
 
 from bert_jax import config as config_lib
+from bert_jax.errors import UserError
 from bert_jax.planning import schedule
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -58,6 +59,19 @@ def test_the_rate_is_known_where_a_decay_begins_inside_a_phase():
     config.optimizer.update(schedule="trapezoidal", decay_steps=300, warmup_steps=70)
     rates = dict(schedule.schedule(config, "bert_base")["phases"][0]["rates"])
     assert rates[70] == rates[999_700] == pytest.approx(1e-4)
+
+
+def test_scaled_rotary_positions_of_a_phase_are_listed_and_checked():
+    config = config_lib.load_recipe("gte_base")
+    scaled = {"model.rotary_scaling": "yarn", "model.rotary_factor": 4.0, "model.rotary_trained": 2048}
+    config.data.phases = (config.data.phases[0], {**config.data.phases[1], **scaled})
+    report = schedule.schedule(config, "gte_base")
+    assert [phase["rotary_scaling"] for phase in report["phases"]] == ["", "yarn, 4"]
+    lines = schedule.text(report).splitlines()
+    assert lines[-3].endswith("scaling") and lines[-2].endswith(" -") and lines[-1].endswith("yarn, 4")
+    config.data.phases = (config.data.phases[0], {**config.data.phases[1], "model.rotary_trained": 0})
+    with pytest.raises(UserError, match="config.model.rotary_trained: found 0, .*rotary_scaling=yarn depends on it"):
+        schedule.schedule(config, "gte_base")
 
 
 def test_one_phase_of_learned_positions_has_no_panel_of_rotary_bases():

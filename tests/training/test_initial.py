@@ -248,6 +248,22 @@ def test_longer_rows_and_other_rotary_bases(config, finished, tmp_path, taken):
     jax.tree.map(np.testing.assert_array_equal, params, source.params)
 
 
+def test_scaled_rotary_positions_may_be_asked_for_beside_the_architecture_of_another(config, finished, tmp_path):
+    source = models.open_model(finished)
+    settings = source.config | {"positions": "rotary", "rotary_base": 500.0}
+    model = model_lib.build(settings, source.tokenizer.vocab_size, next_sentence=True)
+    source = Pretrained("source", "bert", settings, model, model.init(jax.random.key(0)), source.tokenizer)
+    config.init_from, config.model_from_init, config.data.sequence_length = "source", True, 64
+    asked = {"rotary_scaling": "yarn", "rotary_factor": 2.0, "rotary_trained": 32}
+    config.model.update(asked)
+    initial.resolve(config, source, tmp_path, given={f"model.{key}" for key in asked})
+    assert {key: config.model[key] for key in asked} == asked
+    assert (config.model.rotary_base, config.model.max_positions) == (500.0, 64)
+    with pytest.raises(UserError, match="found hidden_size=8, but config.model_from_init=True takes hidden_size=32"):
+        config.model.hidden_size = 8
+        initial.resolve(config, source, tmp_path, given={"model.hidden_size"})
+
+
 @pytest.mark.parametrize("rule", ["tile", "interpolate"])
 def test_a_learned_table_is_extended_by_a_rule(config, finished, tmp_path, rule):
     source = models.open_model(finished)

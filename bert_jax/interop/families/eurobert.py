@@ -2,7 +2,8 @@
 
 from bert_jax.errors import UserError
 from bert_jax.interop.families import bert
-from bert_jax.interop.families.family import Family, Key, has_prefix, modules, read_key, read_rotary_base, unsupported
+from bert_jax.interop.families.family import Family, Key, has_prefix, modules, read_key, unsupported
+from bert_jax.interop.families.rotary import longest_rows, read_rotary, rotary_object
 from bert_jax.interop.weights import Module, Table
 from bert_jax.model import Task
 
@@ -58,16 +59,21 @@ class EuroBert(Family):
             )
         if model["hidden_size"] % model["num_heads"]:
             raise unsupported(path, "hidden_size", model["hidden_size"], f"a multiple of {model['num_heads']} heads")
-        return model_sizes | {"rotary_base": _base(config, path)}
+        name = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"  # the older name has precedence
+        base = config.get("rope_theta", 10_000.0)
+        return model_sizes | read_rotary(config, model, path, name, config.get(name) or {}, base)
 
     def more_from_spec(self, spec, original):
-        parameters = {"rope_type": "default", "rope_theta": spec.rotary_base}
+        parameters = rotary_object(spec, spec.rotary_base)
+        older = {"rope_scaling": parameters} if original.get("rope_scaling") else {}
         return {
             "num_key_value_heads": spec.num_kv_heads,
             "head_dim": spec.head_size,
             "mlp_bias": spec.mlp_bias,
             "rope_parameters": parameters,
             "rope_theta": spec.rotary_base,  # for the published files' own code
+            **older,
+            **longest_rows(spec),
         }
 
     def heads(self, names, config, named):
@@ -109,12 +115,6 @@ class EuroBert(Family):
         )
         tied = config.get("tie_word_embeddings", False)
         return Table("model", names, {"lm_head.weight": "model.embed_tokens.weight"} if tied else {})
-
-
-def _base(config, path):
-    """Returns the base of the rotary positions."""
-    name = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"  # the older name has precedence
-    return read_rotary_base(name, config.get(name) or {}, config.get("rope_theta", 10_000.0), path)
 
 
 FAMILIES = (EuroBert(),)

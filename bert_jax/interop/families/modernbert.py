@@ -1,6 +1,7 @@
 """Describes ModernBERT (Warner et al. 2024): pre-norm, gated MLPs, rotary positions, local attention, few biases."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from bert_jax.errors import UserError
 from bert_jax.interop.families import bert
@@ -13,9 +14,9 @@ from bert_jax.interop.families.family import (
     read_activation,
     read_dropout,
     read_key,
-    read_rotary_base,
     unsupported,
 )
+from bert_jax.interop.families.rotary import longest_rows, read_rotary, rotary_object
 from bert_jax.interop.weights import Module, Table, fused
 from bert_jax.model import Task
 
@@ -64,10 +65,14 @@ class ModernBert(Family):
         if read_key(config, Key("", "mlp_dropout", 0.0, "rate"), path) != rate:
             raise unsupported(path, "mlp_dropout", config.get("mlp_dropout", 0.0), f"embedding_dropout, {rate}")
         window, global_every = self._windows(config, model["num_layers"], path)
-        bases = {ours: _base(config, *names, path) for ours, names in _BASES.items()}
-        if not window:
-            bases["local_rotary_base"] = 0.0
-        return bases | {"local_window": window, "global_every": global_every}
+        keys, local = (_rotary(config, model, *names, path) for names in _BASES.values())
+        base = local.pop("rotary_base") if window else 0.0
+        scaled = bool(window) and local["rotary_scaling"] != "none"
+        if scaled and any(keys[key] != value for key, value in local.items()):
+            expected = f"what {_GLOBAL} has, or rope_type default"
+            raise unsupported(path, f"rope_parameters.{_LOCAL}", _rope(config, _LOCAL, path), expected)
+        keys |= {"local_rotary_base": base, "local_rotary_scaling": scaled}
+        return keys | {"local_window": window, "global_every": global_every}
 
     def _windows(self, config, layers, path):
         """Returns (local_window, global_every)."""
@@ -91,12 +96,15 @@ class ModernBert(Family):
         interval = spec.global_every if spec.local_window else 1
         bases = {name: getattr(spec, ours) for ours, (name, _, _) in _BASES.items()}
         if not spec.local_window:  # no layer uses the other base
-            bases[_LOCAL] = _base(original, *_BASES["local_rotary_base"], "config.json")
-        config = {
+            local = _rotary(original, {"max_positions": 1}, *_BASES["local_rotary_base"], "config.json")
+            bases[_LOCAL] = local["rotary_base"]
+        scaled = {_GLOBAL: True, _LOCAL: spec.local_window and spec.local_rotary_scaling}
+        config: dict[str, Any] = {
             "local_attention": spec.local_window or original.get("local_attention", 128),
             "mlp_dropout": spec.hidden_dropout,
             "layer_types": _kinds(spec.num_layers, interval),
-            "rope_parameters": {name: {"rope_type": "default", "rope_theta": base} for name, base in bases.items()},
+            "rope_parameters": {name: rotary_object(spec, base, scaled[name]) for name, base in bases.items()},
+            **longest_rows(spec),
         }
         old = {name: bases[kind] for kind, name, _ in _BASES.values()} | {"global_attn_every_n_layers": interval}
         if original.get("sliding_window") is not None:
@@ -106,6 +114,9 @@ class ModernBert(Family):
         else:
             config |= {name: value for name, value in old.items() if name in original}
         return config
+
+    def preserved(self, original):
+        return {key: value for key, value in original.items() if key != "rope_scaling" or value is None}
 
     def heads(self, names, config, named):
         if has_prefix(names, "classifier."):
@@ -157,17 +168,22 @@ def _kinds(layers, interval):
     return [_GLOBAL if i % interval == 0 else _LOCAL for i in range(layers)]
 
 
-def _base(config, kind, old_name, default, path):
-    """Returns the base of the rotary positions of one kind of layer."""
-    if config.get("rope_scaling") is not None:
-        raise unsupported(path, "rope_scaling", config["rope_scaling"], "none")
+def _rotary(config, model, kind, old_name, default, path):
+    """Returns the keys of config.model that say the base and the scaling of one kind of layer."""
     if old_name == "local_rope_theta" and config.get(old_name, default) is None:
-        return _base(config, *_BASES["rotary_base"], path)  # the base of global layers
-    rope = config.get("rope_parameters")
+        old_name, default = _BASES["rotary_base"][1:]  # the base of global layers
+    base = config.get(old_name, default)
+    return read_rotary(config, model, path, f"rope_parameters.{kind}", _rope(config, kind, path), base)
+
+
+def _rope(config, kind, path):
+    """Returns the object that says how positions of one kind of layer turn."""
+    rope, older = config.get("rope_parameters"), config.get("rope_scaling")
     if rope is not None and (not isinstance(rope, Mapping) or rope.keys() - {_GLOBAL, _LOCAL}):
         raise UserError(f"{path}: rope_parameters {rope!r}; expected an object with {_GLOBAL} and {_LOCAL}")
-    parameters = (rope or {}).get(kind) or {}
-    return read_rotary_base(f"rope_parameters.{kind}", parameters, config.get(old_name, default), path)
+    if older is not None and (not isinstance(older, Mapping) or "rope_type" not in older):  # "type" alone is not read
+        raise unsupported(path, "rope_scaling", older, "none, or an object with rope_type")
+    return dict((rope or {}).get(kind) or {}) | dict(older or {})
 
 
 FAMILIES = (ModernBert(),)

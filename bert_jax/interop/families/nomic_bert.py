@@ -13,9 +13,9 @@ from bert_jax.interop.families.family import (
     modules,
     read_dropout,
     read_key,
-    read_rotary_base,
     unsupported,
 )
+from bert_jax.interop.families.rotary import longest_rows, read_rotary, rotary_object
 from bert_jax.interop.weights import Module, Table, fused
 from bert_jax.model import Task
 
@@ -82,12 +82,12 @@ class NomicBert(Family):
     def more_to_model(self, config, model, path):
         has_head_dim = config.get("head_dim") is not None
         size = read_key(config, Key("head_size", "head_dim", 0), path) if has_head_dim else 0
-        base = read_rotary_base("rope_parameters", config.get("rope_parameters") or {}, 1000.0, path)
-        return {"head_size": size, "rotary_base": base}
+        rope = config.get("rope_parameters") or {}
+        return {"head_size": size} | read_rotary(config, model, path, "rope_parameters", rope, 1000.0)
 
     def more_from_spec(self, spec, original):
-        parameters = {"rope_type": "default", "rope_theta": spec.rotary_base}
-        return {"head_dim": spec.head_size, "rope_parameters": parameters}
+        parameters = rotary_object(spec, spec.rotary_base)
+        return {"head_dim": spec.head_size, "rope_parameters": parameters} | longest_rows(spec)
 
     def preserved(self, original):
         if not _is_old(original):
@@ -150,9 +150,11 @@ def _todays(config, path):
     today = dict(config) | {ours: config.get(theirs, default) for ours, theirs, default in _OLD_KEYS}
     for key, name in (("hidden_size", "n_embd"), ("max_position_embeddings", "n_positions")):
         read_key(config, Key(key, name, today[key]), path)
-    if config.get("rotary_scaling_factor"):  # rotations are stretched, but only those of texts longer than this
-        trained = read_key(config, Key("", "max_trained_positions", 2048), path)
-        today["max_position_embeddings"] = min(today["max_position_embeddings"], trained)
+    rope = {"rope_type": "default"}
+    trained = read_key(config, Key("", "max_trained_positions", 2048), path)
+    if config.get("rotary_scaling_factor") and today["max_position_embeddings"] > trained:
+        rope = {"rope_type": "dynamic", "factor": config["rotary_scaling_factor"]}
+        today |= {"max_position_embeddings": trained, "max_sequence_length": today["max_position_embeddings"]}
     units = config.get("n_inner") or 8 * today["hidden_size"] // 3
     multiple = read_key(config, Key("", "pad_vocab_size_multiple", 1), path)
     base = read_key(config, Key("", "rotary_emb_base", 10_000, "positive"), path)
@@ -161,7 +163,7 @@ def _todays(config, path):
         "intermediate_size": -(-read_key({"n_inner": units}, Key("", "n_inner", 0), path) // 256) * 256,
         "vocab_size": -(-read_key(config, Key("", "vocab_size", 50257), path) // multiple) * multiple,
         "classifier_dropout": config.get("classifier_dropout", config.get("embd_pdrop", 0.1)),
-        "rope_parameters": {"rope_type": "default", "rope_theta": float(base)},
+        "rope_parameters": rope | {"rope_theta": float(base)},
     }
 
 

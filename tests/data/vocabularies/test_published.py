@@ -61,6 +61,21 @@ def test_xlm_roberta_ids_are_behind_the_models(directory, pieces):
     assert tokenizer.frame == Frame.usual(0, 2, 2)
 
 
+def test_gte_has_the_vocabulary_that_its_settings_name(directory, pieces):
+    """BERT's in English, XLM-R's in the multilingual models."""
+    path, names = pieces
+    expected = tokens_of(loading.load(published(directory, path, "xlm-roberta")))
+    folder = directory("new", tokenizer_class="XLMRobertaTokenizerFast")
+    tokenizer = loading.load(folder)
+    assert tokens_of(tokenizer) == expected and tokenizer.frame == Frame.usual(0, 2, 2)
+    assert_ids_behind_the_models(tokenizer, path, 1)
+    (folder / "sentencepiece.bpe.model").unlink()
+    folder = directory("new", tokenizer_class="BertTokenizer", do_lower_case=True)
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n", "utf-8")
+    tokenizer = loading.load(folder)
+    assert tokens_of(tokenizer) == VOCABULARY and tokenizer.encode(["Hello"]) == [[VOCABULARY.index("hello")]]
+
+
 def test_camembert_has_special_tokens_of_its_own(directory, pieces):
     path, names = pieces
     tokenizer = loading.load(published(directory, path, "camembert"))
