@@ -229,8 +229,10 @@ def make_context(
     positions = batch.get("position_ids")
     if positions is None:
         positions = jnp.arange(batch["attention_mask"].shape[1], dtype=jnp.int32)[None]
-    rotation = rotary_angles(positions, spec.head_size, spec.rotary_base)
-    local = rotary_angles(positions, spec.head_size, spec.local_rotary_base) if spec.local_window else None
+    rotation = rotary_angles(positions, spec.head_size, spec.rotary_base, spec.rotary_half)
+    local = None
+    if spec.local_window:
+        local = rotary_angles(positions, spec.head_size, spec.local_rotary_base, spec.rotary_half)
     return Context(mask, rotation, local, relative_table)
 
 

@@ -31,9 +31,11 @@ MODELS = {
     "ModernBertForMaskedLM": _SPECIAL | {"cls_token_id": 2, "sep_token_id": 3, "local_attention": 4},
     "EuroBertForMaskedLM": _SPECIAL | {"num_key_value_heads": 1, "mask_token_id": 4},
     "MPNetForMaskedLM": {"pad_token_id": 1, "max_position_embeddings": 14},
+    "EsmForMaskedLM": {"pad_token_id": 1, "mask_token_id": 17, "token_dropout": True,
+                       "position_embedding_type": "rotary"},
 }  # fmt: skip
 
-FAIRSEQ = ("MPNetForMaskedLM",)  # with fairseq's ids of special tokens
+FAIRSEQ = ("MPNetForMaskedLM", "EsmForMaskedLM")  # with fairseq's ids of special tokens
 
 
 def main():

@@ -28,6 +28,9 @@ def forward(config, params, ids, types):
     encoder, places = params["encoder"], np.arange(len(ids))
     tables = encoder["embeddings"]
     x = tables["word"]["embedding"][ids]
+    if config["token_dropout"]:
+        masked = ids == config["mask_id"]
+        x = np.where(masked[:, None], 0, x * (1 - 0.15 * 0.8) / (1 - masked.mean()))
     if "learned" in config["positions"]:
         x = x + tables["position"]["embedding"][places + config["position_offset"]]
     if config["type_vocab_size"]:
@@ -91,7 +94,7 @@ def _attention(config, encoder, params, i, queries, keys):
     key, value = (_linear(params[name], keys).reshape(length, groups, size) for name in ("key", "value"))
     if "rotary" in config["positions"]:
         base = config["local_rotary_base"] if local and config["local_rotary_base"] else config["rotary_base"]
-        query, key = _rotated(query, base), _rotated(key, base)
+        query, key = (_rotated(x, base, config["rotary_half"]) for x in (query, key))
     key, value = (np.repeat(x, heads // groups, 1) for x in (key, value))
     scores, terms = np.einsum("qhd,khd->hqk", query, key), 1
     if "relative" in config["positions"]:
@@ -147,10 +150,12 @@ def _bias_row(config, distance):
     return row + half * (distance < 0)
 
 
-def _rotated(x, base):
+def _rotated(x, base, rounded):
     """Rotates [sequence, heads, size]; a unit of the first half and one of the second form a pair (Su et al. 2021)."""
     half = x.shape[-1] // 2
-    angle = np.arange(len(x))[:, None, None] * base ** (-np.arange(half) / half)
+    frequencies = base ** (-np.arange(half) / half)
+    frequencies = frequencies.astype(np.float16).astype(np.float64) if rounded else frequencies
+    angle = np.arange(len(x))[:, None, None] * frequencies
     first, second = x[..., :half], x[..., half:]
     return np.concatenate(
         [first * np.cos(angle) - second * np.sin(angle), second * np.cos(angle) + first * np.sin(angle)], -1

@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import numpy as np
+
 from bert_jax import _moved
 from bert_jax import config as config_lib
 from bert_jax.config.keys import MODEL
@@ -226,6 +228,10 @@ class Family:
     def preserved(self, original: Mapping) -> Mapping:
         """Returns the keys of a model's original config.json that are written again beside its own."""
         return original
+
+    def with_arrays(self, config: Mapping, arrays: Mapping[str, np.ndarray], file) -> Mapping:
+        """Returns config.json with settings that only the arrays of a file say. Raises UserError for unknown ones."""
+        return config
 
     # heads
 
