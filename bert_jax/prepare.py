@@ -25,13 +25,13 @@ from bert_jax.errors import UserError
 from bert_jax.interop import hub
 
 _INPUT = flags.DEFINE_string(
-    "input", None, "globs of .txt, .jsonl and (proteins) .fasta, .fa and .faa, which may be .gz, and .parquet, tfds: or "
-    "hf:NAME[/CONFIG]:SPLIT, or python-docs; several may be separated by commas, and globs may be gs:// or other URLs"
+    "input", None, "globs of .txt, .jsonl and (proteins) .fasta, .fa and .faa, all perhaps .gz, and .parquet; tfds: or "
+    "hf:NAME[/CONFIG]:SPLIT, or python-docs; several may be separated by commas, globs may be gs:// or other URLs",
 )  # fmt: skip
 _OUTPUT = flags.DEFINE_string("output", None, "folder or URL of the corpus: new, or begun by the same command")
 _TOKENIZER = flags.DEFINE_string(
     "tokenizer", None, "vocab.txt, tokenizer.json, a .model, or a model with one of them (a folder, a run's workdir, a "
-    "name on the hub); amino-acids, which is ESM-2's; or train:KIND:SIZE with KIND wordpiece, bpe, bert-bpe, unigram or "
+    "name on the hub); amino-acids (ESM-2's); or train:KIND:SIZE with KIND wordpiece, bpe, bert-bpe, unigram or "
     "sentencepiece")  # fmt: skip
 _ADD_TOKENS = flags.DEFINE_string(
     "add_tokens", Settings.add_tokens,

@@ -12,9 +12,9 @@ are cropped; no clipping of gradients is said. That Adam corrects the bias of it
 draws fresh ones from BERT's normal is fairseq's way, on which ESM is built (see configs/roberta_base.py).
 
 Here rows are packed with whole proteins (2,048 of 1,024 are 2.1 million tokens), and longer proteins are split into
-rows rather than cropped. The sampling of UniRef90 members by UniRef50 clusters is replaced by your FASTA file. Published
-perplexity on held-out clusters of UniRef50: 10.45 (recalled). 7,408,960 parameters, and 103,393 of the head. Not trained
-to the end by this project.
+rows rather than cropped. The sampling of UniRef90 members by UniRef50 clusters is replaced by your FASTA file.
+Published perplexity on held-out clusters of UniRef50: 10.45 (recalled). 7,408,960 parameters, and 103,393 of the head.
+Not trained to the end by this project.
 """
 
 from bert_jax.config import base

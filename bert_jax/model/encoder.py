@@ -18,7 +18,7 @@ from bert_jax.model.positions import relative_table_size
 from bert_jax.model.spec import Spec
 from bert_jax.model.stack import STACKED, Layers, layer_patterns, parameter_layers
 
-_MASKED_SHARE = 0.15 * 0.8  # of the tokens, in the training of ESM-2 (facebookresearch/esm, esm/model/esm2.py)
+_MASKED_SHARE = 0.15 * 0.8  # share of mask tokens in ESM-2's training (facebookresearch/esm, esm/model/esm2.py)
 
 
 class Embeddings(nnx.Module):
@@ -113,8 +113,9 @@ def _in_sequences(counted, sequence_ids):
     total = counted.sum(axis=1, keepdims=True)
     if sequence_ids is None:
         return total
-    behind = _before_sequences(counted[:, ::-1], sequence_ids[:, ::-1])[:, ::-1]
-    return total - _before_sequences(counted, sequence_ids) - behind
+    others = _before_sequences(counted, sequence_ids)
+    others += _before_sequences(counted[:, ::-1], sequence_ids[:, ::-1])[:, ::-1]  # those behind the sequence
+    return total - others
 
 
 def _word_scale(batch, mask_id):

@@ -51,7 +51,7 @@ def compare(directory: pathlib.Path, name: str = "") -> Row:
         "pairs": _differing(
             [rows.join(ours, *pair) for pair in pairs], theirs(PAGE, others, return_token_type_ids=True)
         ),
-        # Of an odd number, the tokenizers that transformers has in Python leave one token more to the other text.
+        # The tokenizers that transformers has in Python leave one token more to the other text where it is odd.
         "pairs cut to 20": theirs.is_fast and _differing([_cut(ours, *pairs[i], 20) for i in short], cut),
         "vocabulary": abs(ours.vocab_size - len(theirs)),
     }

@@ -19,7 +19,7 @@ class Records:
           skip: called with (number of a line, reason, bytes) for a record that is left out.
         """
         self._skip = skip
-        self._header, self._size = 0, 0  # of the record: number of its first line, 0 before the first one; bytes so far
+        self._header, self._size = 0, 0  # number of the record's first line, 0 before the first one; its bytes so far
         self._residues: list[bytes] = []
         self._problem: tuple[int, str] | None = None
 

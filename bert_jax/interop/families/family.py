@@ -230,7 +230,16 @@ class Family:
         return original
 
     def with_arrays(self, config: Mapping, arrays: Mapping[str, np.ndarray], file) -> Mapping:
-        """Returns config.json with settings that only the arrays of a file say. Raises UserError for unknown ones."""
+        """Returns config.json with settings that only the arrays say.
+
+        Args:
+          config: the contents of config.json.
+          arrays: {name: array of any shape}, as the file has them.
+          file: path of the file, for messages.
+
+        Raises:
+          UserError: the arrays say something that is not supported.
+        """
         return config
 
     # heads
