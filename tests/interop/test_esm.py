@@ -6,9 +6,11 @@ import jax
 import numpy as np
 import pytest
 
+from bert_jax import config as config_lib
 from bert_jax.data.vocabularies import hugging_face
 from bert_jax.interop import formats, huggingface, tensors
 from bert_jax.model.positions import rotary_frequencies
+from bert_jax.model.spec import make_spec
 from tests.interop.conftest import refusal
 
 SIZES = dict(
@@ -102,6 +104,15 @@ def test_the_vocabulary_is_written_as_transformers_reads_it(make, tmp_path):
     assert (settings["tokenizer_class"], settings["eos_token"]) == ("EsmTokenizer", "<eos>")
     lines = (tmp_path / "out/vocab.txt").read_text().split()
     assert (len(lines), lines[4:7], lines[-3:]) == (33, ["L", "A", "G"], ["-", "<null_1>", "<mask>"])
+
+
+def test_token_dropout_is_said_by_no_other_format(make):
+    model = huggingface.read(made_esm(make).path).model
+    assert formats.choose_family(model.spec) == "esm" and not formats.differences(model.spec, "esm")
+    spec = make_spec(config_lib.base().model.to_dict() | {"token_dropout": True}, 33, next_sentence=False)
+    assert [str(difference) for difference in formats.differences(spec, "bert")] == [
+        "config.model.token_dropout=True, where it is False"
+    ]
 
 
 @pytest.mark.parity
