@@ -80,7 +80,7 @@ class Esm(roberta.Roberta):
                 return {**config, _HALF: True}
             if array.dtype.name != "bfloat16":  # which is too coarse to tell
                 raise UserError(f"{file}: {name} differs from the frequencies of rope_theta, also as float16 has them")
-        return config
+        return dict(config)
 
     def head(self, name, num_labels, config, path):
         return Task(name, num_labels, "dense", read_dropout(config, ("hidden_dropout_prob",), 0.1, path))

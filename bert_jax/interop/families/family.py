@@ -229,7 +229,7 @@ class Family:
         """Returns the keys of a model's original config.json that are written again beside its own."""
         return original
 
-    def with_arrays(self, config: Mapping, arrays: Mapping[str, np.ndarray], file) -> Mapping:
+    def with_arrays(self, config: Mapping, arrays: Mapping[str, np.ndarray], file) -> dict:
         """Returns config.json with settings that only the arrays say.
 
         Args:
@@ -240,7 +240,7 @@ class Family:
         Raises:
           UserError: the arrays say something that is not supported.
         """
-        return config
+        return dict(config)
 
     # heads
 
