@@ -20,16 +20,19 @@ from bert_jax.data.preparation import beam, pipeline
 from bert_jax.data.preparation.pipeline import Settings
 from bert_jax.data.preparation.sentences import MODES
 from bert_jax.data.preparation.sources import DOCUMENTS
+from bert_jax.data.preparation.vocabulary import PROTEINS
 from bert_jax.errors import UserError
 from bert_jax.interop import hub
 
 _INPUT = flags.DEFINE_string(
-    "input", None, "globs of .txt, .txt.gz, .jsonl, .jsonl.gz and .parquet, tfds: or hf:NAME[/CONFIG]:SPLIT, or "
-    "python-docs; several may be separated by commas, and globs may be gs:// or other URLs")  # fmt: skip
+    "input", None, "globs of .txt, .jsonl and (proteins) .fasta, .fa and .faa, all perhaps .gz, and .parquet; tfds: or "
+    "hf:NAME[/CONFIG]:SPLIT, or python-docs; several may be separated by commas, globs may be gs:// or other URLs",
+)  # fmt: skip
 _OUTPUT = flags.DEFINE_string("output", None, "folder or URL of the corpus: new, or begun by the same command")
 _TOKENIZER = flags.DEFINE_string(
     "tokenizer", None, "vocab.txt, tokenizer.json, a .model, or a model with one of them (a folder, a run's workdir, a "
-    "name on the hub); or train:KIND:SIZE with KIND wordpiece, bpe, bert-bpe, unigram or sentencepiece")  # fmt: skip
+    "name on the hub); amino-acids (ESM-2's); or train:KIND:SIZE with KIND wordpiece, bpe, bert-bpe, unigram or "
+    "sentencepiece")  # fmt: skip
 _ADD_TOKENS = flags.DEFINE_string(
     "add_tokens", Settings.add_tokens,
     "words to append to the vocabulary as whole tokens: a file with one a line, or a number of words to take "
@@ -104,7 +107,7 @@ def _tokenizer_path(tokenizer):
     """Returns the value of --tokenizer, with a name on the hub replaced by the folder of its files."""
     path = pathlib.Path(os.path.expanduser(tokenizer))
     is_file = path.is_absolute() or len(path.parts) > 2 or path.suffix in (".txt", ".json", ".model")
-    if tokenizer.startswith("train:") or is_file or path.exists():
+    if tokenizer.startswith("train:") or tokenizer == PROTEINS or is_file or path.exists():
         return tokenizer
     return str(hub.directory(tokenizer))
 

@@ -62,6 +62,16 @@ MODEL_KEYS: dict[str, Key] = group(
         False,
         "Puts a linear map behind the embedding tables even where they already have hidden_size units.",
     ),
+    token_dropout=(
+        False,
+        "Reads the embeddings of mask tokens as zeros, and scales those of all words by 0.88 / (1 - the sequence's "
+        "share of mask tokens) (Lin et al. 2023, ESM-2): 0.88 is what 15 % predictions, 80 % of them masked, leave.",
+    ),
+    mask_id=(
+        0,
+        "Id of the mask token, which token_dropout reads.",
+        {"role": "vocabulary", "empty": "the corpus's vocabulary", "at_most": LARGEST_VOCABULARY},
+    ),
     positions=(
         "learned",
         'How positions enter: "learned" (a table), "rotary" (rotations of queries and keys; Su et al. 2021, section '
@@ -120,6 +130,10 @@ MODEL_KEYS: dict[str, Key] = group(
         {"empty": "0.1 ln(rotary_factor) + 1"} | IN_PHASES,
     ),
     local_rotary_scaling=(False, "Slows positions in layers with a window too, which see no further.", IN_PHASES),
+    rotary_half=(
+        False,
+        "Rounds the frequencies of rotary positions to float16, as those of the published ESM-2 are.",
+    ),
     relative_span=(
         0,
         "Largest distance that relative positions distinguish.",

@@ -259,8 +259,10 @@ def _meaning(spec):
     kinds = spec.positions.split("+")
     local = spec.local_window and min(spec.global_every, spec.num_layers) > 1
     unread = {
+        "mask_id": not spec.token_dropout,
         "position_offset": "learned" not in kinds,
         "rotary_base": "rotary" not in kinds,
+        "rotary_half": "rotary" not in kinds,
         "local_rotary_base": "rotary" not in kinds or not local,
         "rotary_factor": spec.rotary_scaling == "none",
         "rotary_trained": spec.rotary_scaling in ("none", "linear", "ntk"),

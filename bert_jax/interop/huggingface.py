@@ -84,7 +84,7 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
         config["model_type"] = _infer_model_type(config, arrays, path, name)
     model_config.check_model_type(config, path)
     _check_names(arrays, config, path, file)
-    config = _with_one_count(config, arrays, path)
+    config = FAMILIES[config["model_type"]].with_arrays(_with_one_count(config, arrays, path), arrays, file)
     built = _built(config, arrays, path)
     if built.model.spec.language_model and (copies := _untied_copies(config, arrays, file)):
         config["tie_word_embeddings"], arrays = False, copies | arrays
@@ -161,8 +161,8 @@ def _written_form(arrays, table):
     dtypes = {weights.canonical_name(key, table): array.dtype.name for key, array in arrays.items()}
     dtypes = {table.tied[key]: dtypes[key] for key in table.tied if key in dtypes} | dtypes
     unread = {weights.canonical_name(key, table): array for key, array in arrays.items()}
-    unread = {key: np.array(array) for key, array in unread.items() if key in table.copies or key in table.constants}
-    return dtypes, unread
+    names = {*table.copies, *table.constants, *table.kept}
+    return dtypes, {key: np.array(array) for key, array in unread.items() if key in names}
 
 
 def write(
@@ -472,7 +472,8 @@ def _arrays(pretrained, config, dtype):
     stored = origin.dtypes if origin else {}
     bare = not any((spec.language_model, spec.next_sentence, spec.sentence_order, spec.replaced_tokens, spec.task))
     arrays = {}
-    for name, array in weights.to_state_dict(pretrained.params, table).items():
+    kept = {name: array for name, array in origin.unread.items() if name in table.kept} if origin else {}
+    for name, array in (weights.to_state_dict(pretrained.params, table) | kept).items():
         array = origin.unread.get(name, array) if origin else array
         kind = dtype or stored.get(name, "float32")
         with np.errstate(over="ignore"):

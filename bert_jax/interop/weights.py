@@ -68,6 +68,7 @@ class Table:
         other where a file has it, and is not written.
       copies: the same for arrays that transformers' class has but does not read. They are not compared, and written.
       ignored: regular expressions of names that are skipped on purpose.
+      kept: names of arrays that no parameter takes values from, and that are written again where a file had them.
       group_layers: number of layers in a group.
       old_prefixes: other first parts that files have had for the encoder's names.
       zeros: names of biases that a file may lack and that then are zeros.
@@ -80,6 +81,7 @@ class Table:
     tied: Mapping[str, str] = dataclasses.field(default_factory=dict)
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
     group_layers: int = 1
     old_prefixes: tuple[str, ...] = ()
     zeros: tuple[str, ...] = ()
@@ -396,7 +398,11 @@ def count_known(names: Sequence[str], table: Table) -> int:
 
 def _is_ignored(name, table):
     """Tells whether a name is that of a buffer or one that the table skips on purpose."""
-    return bool(_BUFFERS.fullmatch(name)) or any(re.fullmatch(pattern, name) for pattern in table.ignored)
+    return (
+        name in table.kept
+        or bool(_BUFFERS.fullmatch(name))
+        or any(re.fullmatch(pattern, name) for pattern in table.ignored)
+    )
 
 
 def _patterns(table):
@@ -414,8 +420,8 @@ def _pattern(name):
 
 def _first_parts(table):
     """Returns the first parts of the encoder's names where they stand without the prefix."""
-    begin = f"{table.prefix}."
-    return {e.theirs.removeprefix(begin).split(".")[0] for e in table.names if e.theirs.startswith(begin)}
+    begin, names = f"{table.prefix}.", (*(e.theirs for e in table.names), *table.kept)
+    return {name.removeprefix(begin).split(".")[0] for name in names if name.startswith(begin)}
 
 
 def _entries(leaves, table):

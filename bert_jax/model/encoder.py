@@ -18,6 +18,8 @@ from bert_jax.model.positions import relative_table_size
 from bert_jax.model.spec import Spec
 from bert_jax.model.stack import STACKED, Layers, layer_patterns, parameter_layers
 
+_MASKED_SHARE = 0.15 * 0.8  # share of mask tokens in ESM-2's training (facebookresearch/esm, esm/model/esm2.py)
+
 
 class Embeddings(nnx.Module):
     """Sums word, position and segment embeddings, followed by a norm (BERT section 3, figure 2).
@@ -56,6 +58,8 @@ class Embeddings(nnx.Module):
         spec, hidden = self.spec, self.word(batch["input_ids"])
         # The embedding of padding gets no gradient, even where a loss reads every position.
         hidden = jnp.where(batch["attention_mask"][:, :, None] != 0, hidden, jax.lax.stop_gradient(hidden))
+        if spec.token_dropout:
+            hidden = hidden * _word_scale(batch, spec.mask_id)[:, :, None]
         if spec.has_learned_positions:
             hidden = hidden + self._positions(batch)
         if spec.type_vocab_size:
@@ -92,10 +96,38 @@ class Embeddings(nnx.Module):
 
 def _positions_in_sequences(counted, sequence_ids):
     """Returns each counted token's position among the counted tokens of its own sequence; int32 [batch, sequence]."""
-    so_far = jnp.cumsum(counted, axis=1)
+    return jnp.cumsum(counted, axis=1) - _before_sequences(counted, sequence_ids) - 1
+
+
+def _before_sequences(counted, sequence_ids):
+    """Returns how many counted tokens of the row are before each token's sequence; int32 [batch, sequence]."""
     begins = sequence_ids != jnp.roll(sequence_ids, 1, axis=1).at[:, 0].set(-1)
-    before = jax.lax.cummax(jnp.where(begins, so_far - counted, 0), axis=1)  # counted before the sequence began
-    return so_far - before - 1
+    return jax.lax.cummax(jnp.where(begins, jnp.cumsum(counted, axis=1) - counted, 0), axis=1)
+
+
+def _in_sequences(counted, sequence_ids):
+    """Returns how many counted tokens each token's sequence has; int32 [batch, 1 or sequence].
+
+    Without packed rows, sequence_ids is None and a row is a sequence.
+    """
+    total = counted.sum(axis=1, keepdims=True)
+    if sequence_ids is None:
+        return total
+    others = _before_sequences(counted, sequence_ids)
+    others += _before_sequences(counted[:, ::-1], sequence_ids[:, ::-1])[:, ::-1]  # those behind the sequence
+    return total - others
+
+
+def _word_scale(batch, mask_id):
+    """Returns the factors of word embeddings with token dropout, float32 [batch, sequence]; 0 for mask and padding."""
+    present = batch["attention_mask"] != 0
+    masked = present & (batch["input_ids"] == mask_id)
+    tokens, masks = (
+        _in_sequences(counted.astype(jnp.int32), batch.get("sequence_ids")) for counted in (present, masked)
+    )
+    kept = present & ~masked  # its sequence is not all masks
+    share = jnp.where(kept, masks / jnp.maximum(tokens, 1), 0)
+    return jnp.where(kept, (1 - _MASKED_SHARE) / (1 - share), 0)
 
 
 class MLP(nnx.Module):

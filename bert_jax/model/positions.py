@@ -10,23 +10,30 @@ from bert_jax import _moved
 from bert_jax.model.spec import Spec
 
 
-def rotary_angles(positions: jax.Array, head_size: int, base: float) -> tuple[jax.Array, jax.Array]:
+def rotary_frequencies(head_size: int, base: float, half: bool = False) -> np.ndarray:
+    """Returns the frequencies of rotary positions, float32 [head_size / 2] (Su et al. 2021, section 3.2.2).
+
+    Args:
+      head_size: even.
+      base: about the longest wavelength over 2 pi, such as 10000.
+      half: whether they are rounded to float16, as in models that were trained in it (ESM-2).
+    """
+    frequencies = 1.0 / base ** (np.arange(0, head_size, 2, dtype=np.float32) / head_size)
+    return (frequencies.astype(np.float16) if half else frequencies).astype(np.float32)
+
+
+def rotary_angles(positions: jax.Array, head_size: int, base: float, half: bool = False) -> tuple[jax.Array, jax.Array]:
     """Returns cosines and sines of rotary positions (Su et al. 2021, section 3.2.2).
 
     Args:
       positions: int32 [..., sequence], each token's position in its sequence.
       head_size: even; units i and i + head_size / 2 are rotated together.
-      base: about the longest wavelength over 2 pi, such as 10000.
+      base, half: see `rotary_frequencies`.
 
     Returns:
       Two float32 arrays [..., sequence, head_size / 2].
     """
-    return angles(positions, rotary_frequencies(head_size, base))
-
-
-def rotary_frequencies(head_size: int, base: float) -> np.ndarray:
-    """Returns by how many radians each pair of units turns from one position to the next, float32 [head_size / 2]."""
-    return (1.0 / base ** (np.arange(0, head_size, 2, dtype=np.float32) / head_size)).astype(np.float32)
+    return angles(positions, rotary_frequencies(head_size, base, half))
 
 
 def angles(positions: jax.Array, frequencies: np.ndarray) -> tuple[jax.Array, jax.Array]:

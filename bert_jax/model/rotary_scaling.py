@@ -25,7 +25,10 @@ def rotation(spec: Spec, positions: jax.Array, sequence: int, local: bool = Fals
     """
     base = spec.local_rotary_base if local else spec.rotary_base
     scaling = spec.rotary_scaling if spec.local_rotary_scaling or not local else "none"
-    cosine, sine = angles(positions, _FREQUENCIES[scaling](spec, base, sequence))
+    frequencies = _FREQUENCIES[scaling](spec, base, sequence)
+    if spec.rotary_half:
+        frequencies = frequencies.astype(np.float16)
+    cosine, sine = angles(positions, frequencies)
     factor = spec.rotary_attention_factor
     return (cosine, sine) if scaling != "yarn" or factor == 1 else (factor * cosine, factor * sine)
 

@@ -45,11 +45,11 @@ def keep_values_before(workdir: pathlib.Path, config: ml_collections.ConfigDict)
 
 
 def check_pretraining(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-    """Raises UserError as `compare` does, for a config whose model.vocab_size may still be that of the corpus (0)."""
+    """Raises UserError as `compare` does, for a config whose vocab_size and mask_id may still be the corpus's (0)."""
     config = config.copy_and_resolve_references()
     stored = workdir_lib.read(workdir)[1]
-    if not config.model.vocab_size and "model" in stored:
-        config.model.vocab_size = stored.model.vocab_size
+    for name in ("vocab_size", "mask_id") if "model" in stored else ():
+        config.model[name] = config.model[name] or stored.model[name]
     compare(workdir, config)
 
 

@@ -53,7 +53,7 @@ def open_model(
         return _finetuned(workdir, None if step == "best" else step, seed)
     params, config, step = checkpoints.load_params(name, step)
     tokenizer = load_tokenizer(workdir)
-    config.model.update({"vocab_size": tokenizer.vocab_size} | DEVICE_DEFAULTS)
+    config.model.update(vocabulary_settings(config.model, tokenizer) | DEVICE_DEFAULTS)
     if part == "language_model":
         part = objective_facts(config).language_model
     try:
@@ -71,6 +71,27 @@ def load_tokenizer(workdir: pathlib.Path) -> Tokenizer:
     """Reads the tokenizer that a run's workdir holds."""
     with workdir_lib.local_tokenizer(workdir) as folder:
         return loading.load(folder)
+
+
+def vocabulary_settings(model: Mapping, tokenizer: Tokenizer) -> dict[str, int]:
+    """Returns the keys of config.model that follow from a vocabulary: its size and, where one is read, its mask's id.
+
+    Args:
+      model: config.model of a run.
+      tokenizer: the run's tokenizer.
+
+    Raises:
+      UserError: the config names another token as the mask.
+    """
+    if not model["token_dropout"]:
+        return {"vocab_size": tokenizer.vocab_size}
+    mask_id = tokenizer.mask_id
+    if model["mask_id"] not in (0, mask_id):
+        raise UserError(
+            f"config.model.mask_id: found {model['mask_id']}, but {tokenizer.token(mask_id)} of the vocabulary has id "
+            f"{mask_id}; expected {mask_id}, or 0"
+        )
+    return {"vocab_size": tokenizer.vocab_size, "mask_id": mask_id}
 
 
 def build_fine_tuned(run: Mapping) -> model_lib.Model:

@@ -9,7 +9,7 @@ from bert_jax.runs import workdir as workdir_lib
 
 # Their table has rows for padding in front; MPNet's as many whatever the id of padding.
 _OFFSET = ("roberta", "xlm-roberta", "camembert", "roberta-prelayernorm", "xlm-roberta-xl")
-_OTHER_KEYS = ("nomic_bert",)
+_OTHER_KEYS = ("nomic_bert", "esm")
 
 
 def of_directory(name: str | os.PathLike) -> int | None:

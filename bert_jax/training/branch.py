@@ -25,7 +25,7 @@ from bert_jax.interop.pretrained import Pretrained
 from bert_jax.model.parameters import leaves_by_name, path_name
 from bert_jax.runs import checkpoints
 from bert_jax.runs import workdir as workdir_lib
-from bert_jax.runs.models import load_tokenizer
+from bert_jax.runs.models import load_tokenizer, vocabulary_settings
 from bert_jax.training import step as step_lib
 from bert_jax.training.transplant import changes_of_positions, extend_positions, is_position_table
 
@@ -140,7 +140,7 @@ def _settings(workdir, step):
     """Returns the config that a run has at a step, completed and for the devices here, and its tokenizer."""
     settings = checkpoints.config_at(workdir, step)
     tokenizer = load_tokenizer(workdir)
-    settings.model.update({"vocab_size": tokenizer.vocab_size} | DEVICE_DEFAULTS)
+    settings.model.update(vocabulary_settings(settings.model, tokenizer) | DEVICE_DEFAULTS)
     return settings, tokenizer
 
 

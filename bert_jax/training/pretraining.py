@@ -22,6 +22,7 @@ from bert_jax.runs import workdir as workdir_lib
 from bert_jax.runs.checkpoints import Checkpoints
 from bert_jax.runs.claim import claim
 from bert_jax.runs.loggers import check_installed, say
+from bert_jax.runs.models import vocabulary_settings
 from bert_jax.training import branch, compiler, initial, loop, lowering, memory, runtime
 from bert_jax.training import step as step_lib
 from bert_jax.training.adaptation import Adaptation
@@ -119,13 +120,13 @@ def _check(config, workdir, given) -> tuple[ml_collections.ConfigDict, pathlib.P
 def _open(config, workdir, source) -> _Inputs:
     """Opens corpora and teacher, and refuses a workdir of another run and steps that do not fit into memory.
 
-    Completes config.model.vocab_size and config.train.microbatches.
+    Completes config.model.vocab_size and mask_id, and config.train.microbatches.
     """
     mesh = sharding.make_mesh(config.mesh)
     corpora = mixture.open_corpora(config)
     for corpus in corpora:
         verification.verify(corpus)
-    config.model.vocab_size = corpora[0].vocab_size
+    config.model.update(vocabulary_settings(config.model, corpora[0].tokenizer))
     _check_padding(config, corpora[0].tokenizer)
     teacher = read_teacher(config, mesh, corpora[0].tokenizer)
     network, shapes = (teacher.model, jax.eval_shape(lambda: teacher.params)) if teacher else (None, None)

@@ -60,7 +60,11 @@ def make_random(directory: pathlib.Path, seed: int, model_type: str, head: str, 
 
     random = np.random.default_rng(seed)
     heads = int(random.choice([1, 2, 3, 5, 7]))
-    rotary = FAMILIES[model_type].fixed.get("positions") == "rotary"  # which turn pairs
+    family = FAMILIES[model_type]
+    rotary = "rotary" in (
+        family.fixed.get("positions"),
+        *family.examples.get("position_embedding_type", ()),
+    )  # turns pairs
     widths = [4, 6, 8, 10, 16] if rotary else [3, 5, 8, 11, 16, 21]
     sizes = {
         "num_attention_heads": heads,

@@ -26,6 +26,8 @@ PAGE = [
     "\uff21\uff42 \u00b2\u00bd\u2460 \u212b\u2126 \U0001d4d0 \ufffd \ud7ff \ue000 \U0010fffd",
     "x" * 10_000, "\u4e2d" * 10_000, "-" * 10_000, "a\u0301" * 5_000, "ab " * 3_000, "\U0001f469\u200d" * 2_000,
     "the [MASK] sat [SEP] on [CLS] the[PAD]mat [UNK]", "the <mask> sat</s> on <s> the<pad>mat <unk>  <mask>",
+    "MKTLLAGVSERTID", "mktl lagv", "M K\tT\nL", "MXBUZOK.-", "MJTL*JJK", "M1K 23LA", "<cls>MK<eos>",
+    "<null_1>M<unk>K<pad>", "M<mask>K <mask><mask>l", "xMx \u00e9L\ufb01K A\u0301A", "M\x1cK\x85L\u3000A\u200bG",
     "[mask] [ MASK ] < mask > <MASK> \uff3bMASK\uff3d \uff1cmask\uff1e", "[MASK][MASK]<mask><mask></s></s><s>NOTUSED",
 ]  # fmt: skip
 
@@ -49,7 +51,8 @@ def compare(directory: pathlib.Path, name: str = "") -> Row:
         "pairs": _differing(
             [rows.join(ours, *pair) for pair in pairs], theirs(PAGE, others, return_token_type_ids=True)
         ),
-        "pairs cut to 20": _differing([_cut(ours, *pairs[i], 20) for i in short], cut),
+        # The tokenizers that transformers has in Python leave one token more to the other text where it is odd.
+        "pairs cut to 20": theirs.is_fast and _differing([_cut(ours, *pairs[i], 20) for i in short], cut),
         "vocabulary": abs(ours.vocab_size - len(theirs)),
     }
     failed = tuple(key for key, figure in figures.items() if figure)

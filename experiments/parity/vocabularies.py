@@ -12,6 +12,7 @@ import tokenizers as hf
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from bert_jax.data.vocabularies import published, training
+from bert_jax.data.vocabularies.tokenizer_classes import AMINO_ACIDS
 
 Named = tuple[str, pathlib.Path]
 
@@ -122,6 +123,8 @@ def written(folder: pathlib.Path) -> Iterator[Named]:
     around = ["<s>", "<pad>", "</s>", "<unk>", *_wordpieces()[1:2], *_wordpieces()[5:], "<mask>"]
     (folder / "mpnet.txt").write_text("\n".join(around) + "\n", "utf-8")
     yield directory(folder, "mpnet", "mpnet", [(folder / "mpnet.txt", "vocab.txt")])
+    (folder / "esm.txt").write_text("\n".join(AMINO_ACIDS), "utf-8")
+    yield directory(folder, "esm", "esm", [(folder / "esm.txt", "vocab.txt")])
     named = {"bert", "distilbert", "electra"}
     for model_type, name in published.CLASS_OF_MODEL_TYPE.items():  # families that have BERT's vocabulary too
         if name == "BertTokenizer" and model_type not in named:

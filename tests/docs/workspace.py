@@ -63,6 +63,7 @@ def make(folder: pathlib.Path) -> pathlib.Path:
     (folder / "hindi").mkdir()
     (folder / "hindi" / "0.txt").write_text("".join(f"{sentence} ।\n\n" for sentence in _HINDI * 20), "utf-8")
     _make_labelled(folder)
+    _make_proteins(folder)
     tokenizer = tiny.hugging_face.wordpiece(tiny.VOCABULARY, True, "test")
     huggingface.write(tiny.make_model(tokenizer), folder / "MODEL")
     huggingface.write(tiny.make_model(tokenizer, settings={"sparse": ("max", "relu")}), folder / "SPARSE")
@@ -209,6 +210,22 @@ def _make_pairs(folder):
         (folder / "my_search" / f"{name}.jsonl").write_text("".join(lines), "utf-8")
     qrels = [f"queries{i}\tcorpus{i}\t1\n" for i in range(len(pairs))]
     (folder / "my_search" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(qrels), "utf-8")
+
+
+def _make_proteins(folder):
+    """Writes what the page on proteins names: FASTA, a table of whole proteins, columns of residues, a list."""
+    proteins = ["".join("LAGVSERTIDPKQNFYMHWC"[(7 * i + j * j) % 20] for j in range(30 + i)) for i in range(40)]
+    (folder / "proteins").mkdir()
+    (folder / "proteins" / "0.fasta").write_text(
+        "".join(f">{i}\n{text}*\n" for i, text in enumerate(proteins)), "utf-8"
+    )
+    (folder / "proteins.txt").write_text("".join(f"{text}\n" for text in proteins[:5]), "utf-8")
+    for part in ("train", "dev"):
+        with open(folder / f"location_{part}.csv", "w", newline="") as file:
+            rows = [(text[:15], ("nucleus", "membrane")[i % 2]) for i, text in enumerate(proteins)]
+            csv.writer(file).writerows([("protein", "location"), *rows])
+        lines = ("".join(f"{residue}\t{'HEC'[i % 3]}\n" for i, residue in enumerate(text[:15])) for text in proteins)
+        (folder / f"structure_{part}.conll").write_text("\n".join(lines), "utf-8")
 
 
 def _make_labelled(folder):

@@ -32,9 +32,11 @@ MODELS = {
     "EuroBertForMaskedLM": _SPECIAL | {"num_key_value_heads": 1, "mask_token_id": 4},
     "MPNetForMaskedLM": {"pad_token_id": 1, "max_position_embeddings": 14},
     "NewForMaskedLM": {"type_vocab_size": 2, "rope_theta": 500.0, "rope_scaling": {"type": "ntk", "factor": 2.0}},
+    "EsmForMaskedLM": {"pad_token_id": 1, "mask_token_id": 17, "token_dropout": True,
+                       "position_embedding_type": "rotary"},
 }  # fmt: skip
 
-FAIRSEQ = ("MPNetForMaskedLM",)  # with fairseq's ids of special tokens
+FAIRSEQ = ("MPNetForMaskedLM", "EsmForMaskedLM")  # with fairseq's ids of special tokens
 
 
 def main():

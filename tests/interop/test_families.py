@@ -192,6 +192,24 @@ PUBLISHED = {
         {"positions": "learned+bias", "bias_buckets": 32, "bias_distance": 128, "position_offset": 2,
          "max_positions": 512, "type_vocab_size": 0, "head_activation": ""},
     ),
+    "facebook/esm2_t6_8M_UR50D": (
+        {"model_type": "esm", "attention_probs_dropout_prob": 0.0, "classifier_dropout": None,
+         "emb_layer_norm_before": False, "esmfold_config": None, "hidden_act": "gelu", "hidden_dropout_prob": 0.0,
+         "hidden_size": 320, "initializer_range": 0.02, "intermediate_size": 1280, "is_folding_model": False,
+         "layer_norm_eps": 1e-05, "mask_token_id": 32, "max_position_embeddings": 1026, "num_attention_heads": 20,
+         "num_hidden_layers": 6, "pad_token_id": 1, "position_embedding_type": "rotary", "token_dropout": True,
+         "use_cache": True, "vocab_list": None, "vocab_size": 33},
+        {"positions": "rotary", "token_dropout": True, "mask_id": 32, "norm_place": "pre", "embedding_norm": False,
+         "max_positions": 1026, "type_vocab_size": 0, "rotary_half": False},
+    ),
+    "facebook/esm1b_t33_650M_UR50S": (
+        {"model_type": "esm", "attention_probs_dropout_prob": 0.0, "emb_layer_norm_before": True, "hidden_act": "gelu",
+         "hidden_dropout_prob": 0.0, "hidden_size": 1280, "intermediate_size": 5120, "layer_norm_eps": 1e-05,
+         "mask_token_id": 32, "max_position_embeddings": 1026, "num_attention_heads": 20, "num_hidden_layers": 33,
+         "pad_token_id": 1, "position_embedding_type": "absolute", "token_dropout": True, "vocab_size": 33},
+        {"positions": "learned", "position_offset": 2, "max_positions": 1024, "embedding_norm": True,
+         "token_dropout": True},
+    ),
     "distilbert-base-uncased": (
         {"model_type": "distilbert", "activation": "gelu", "attention_dropout": 0.1, "dim": 768, "dropout": 0.1,
          "hidden_dim": 3072, "n_heads": 12, "n_layers": 6, "qa_dropout": 0.1, "seq_classif_dropout": 0.2,
@@ -287,6 +305,13 @@ def test_published_settings_are_understood_and_said_again(name):
         ("roformer", {"embedding_size": 0}, "embedding_size 0; expected a positive number"),
         ("mpnet", {"relative_attention_num_buckets": 64}, "num_buckets 64 is not supported; expected 32"),
         ("mpnet", {"max_position_embeddings": 2}, "leaves no position behind the first 2 rows"),
+        ("esm", {"position_embedding_type": "relative_key"}, "'relative_key' is not supported; expected absolute or"),
+        ("esm", {"position_embedding_type": None}, "position_embedding_type None is not supported"),
+        ("esm", {"mask_token_id": None}, "mask_token_id None; expected 0 or a positive number"),
+        ("esm", {"token_dropout": 1}, "token_dropout 1; expected true or false"),
+        ("esm", {"emb_layer_norm_before": "no"}, "emb_layer_norm_before 'no'; expected true or false"),
+        ("esm", {"is_folding_model": True}, "is_folding_model True is not supported; expected False"),
+        ("esm", {"position_embedding_type": "absolute", "max_position_embeddings": 1}, "leaves no position behind"),
     ],
 )
 def test_settings_that_change_the_model_are_refused(model_type, changes, message):

@@ -28,6 +28,9 @@ def forward(config, params, ids, types):
     encoder, places = params["encoder"], np.arange(len(ids))
     tables = encoder["embeddings"]
     x = tables["word"]["embedding"][ids]
+    if config["token_dropout"]:
+        masked = ids == config["mask_id"]
+        x = np.where(masked[:, None], 0, x * (1 - 0.15 * 0.8) / (1 - masked.mean()))
     if "learned" in config["positions"]:
         x = x + tables["position"]["embedding"][places + config["position_offset"]]
     if config["type_vocab_size"]:
@@ -92,6 +95,7 @@ def _attention(config, encoder, params, i, queries, keys):
     if "rotary" in config["positions"]:
         base = config["local_rotary_base"] if local and config["local_rotary_base"] else config["rotary_base"]
         speeds, factor = _speeds(config, base, size, length, local)
+        speeds = speeds.astype(np.float16).astype(np.float64) if config["rotary_half"] else speeds
         query, key = factor * _rotated(query, speeds), factor * _rotated(key, speeds)
     key, value = (np.repeat(x, heads // groups, 1) for x in (key, value))
     scores, terms = np.einsum("qhd,khd->hqk", query, key), 1

@@ -52,6 +52,12 @@ COMBINED = {
     "rotary by mixed NTK, windows without, grouped queries": dict(
         positions="rotary", rotary_scaling="ntk", rotary_factor=8.0, rotary_mixed=0.625, local_window=6, global_every=2,
         num_kv_heads=2, norm_place="pre"),
+    "token dropout, rotary in float16, windows, causal, projection": dict(
+        token_dropout=True, mask_id=9, positions="rotary", rotary_half=True, rotary_base=77.0, local_window=6,
+        attention="causal", embedding_size=8, norm_place="pre"),
+    "token dropout, learned and relative, enhanced mask decoder": dict(
+        token_dropout=True, mask_id=5, positions="learned+relative", position_offset=2, mask_decoder="enhanced",
+        embedding_norm=False, num_layers=2),
 }  # fmt: skip
 
 
@@ -81,6 +87,8 @@ def test_hidden_states_and_logits(name):
         (random.integers(first, VOCABULARY, length), random.integers(0, max(1, config.type_vocab_size), length))
         for length in LENGTHS
     ]
+    if config.token_dropout:
+        texts[0][0][::3] = texts[1][0][2] = config.mask_id
     exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     expected = [reference.forward(config.to_dict(), exact, *text) for text in texts]
 

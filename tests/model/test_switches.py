@@ -15,7 +15,7 @@ from bert_jax.model.parameters import leaves_by_name
 from bert_jax.model.positions import relative_rows, relative_shift
 from bert_jax.model.stack import layer_patterns
 
-VOCABULARY, LENGTH = 61, 24
+VOCABULARY, LENGTH, MASK = 61, 24, 7
 SIZES = {
     "hidden_size": 16,
     "num_layers": 3,
@@ -52,9 +52,16 @@ SWITCHES = {
         "rotary_trained": 12, "local_rotary_scaling": True,
     },
     "windows, causal": {**WINDOWS, "attention": "causal", "positions": "none", "scaled_initializer": True},
+    "token dropout": {
+        "token_dropout": True, "mask_id": MASK, "norm_place": "pre", "embedding_norm": False, "positions": "rotary",
+    },
+    "token dropout, learned, windows, wide embeddings": {
+        **WINDOWS, "token_dropout": True, "mask_id": MASK, "embedding_size": 8, "mask_decoder": "enhanced",
+        "positions": "learned+rotary", "num_kv_heads": 2,
+    },
 }  # fmt: skip
 # What make test has time for; make test-more runs MORE, make test-full the others.
-SHORT = ("windows", "few kv heads")
+SHORT = ("windows", "few kv heads", "token dropout")
 MORE = ("shared", "relative", "windows, causal")
 
 
@@ -90,8 +97,10 @@ def make_batch(rows=4):
     present = (np.arange(LENGTH) < lengths[:, None]).astype(np.int32)
     segments = (np.arange(LENGTH) > 4).astype(np.int32) * present
     positions = np.sort(np.stack([random.choice(n, 4, replace=False) for n in lengths]), axis=1)
+    ids = random.integers(1, VOCABULARY, (rows, LENGTH)).astype(np.int32)
+    np.put_along_axis(ids, positions[:, :2], MASK, axis=1)
     return {
-        "input_ids": random.integers(1, VOCABULARY, (rows, LENGTH)).astype(np.int32) * present,
+        "input_ids": ids * present,
         "attention_mask": present,
         "token_type_ids": segments,
         "masked_positions": positions.astype(np.int32),
@@ -151,7 +160,10 @@ def test_padding_changes_nothing_and_packed_rows_are_the_unpacked(switches):
     params = model.init(jax.random.key(1))
     whole = outputs_of(model, params, batch, hidden_states=True)
     present = batch["attention_mask"]
-    noisy = batch | {"input_ids": np.where(present, batch["input_ids"], 7), "token_type_ids": batch["token_type_ids"]}
+    noisy = batch | {
+        "input_ids": np.where(present, batch["input_ids"], MASK),
+        "token_type_ids": batch["token_type_ids"],
+    }
     other = outputs_of(model, params, noisy, hidden_states=True)
     assert_close(other["mlm_logits"], whole["mlm_logits"])
     at = present > 0

@@ -98,3 +98,17 @@ def test_a_model_that_no_format_can_say(workdir, tmp_path):
         huggingface.write(actual, tmp_path / "out")
     with pytest.raises(UserError, match="trains no generator; expected rtd"):
         models.open_model("run", part="generator")
+
+
+@pytest.mark.parametrize("part", ["discriminator", "generator"])
+def test_the_mask_that_token_dropout_reads_is_the_vocabularys(workdir, part):
+    workdir("rtd", token_dropout=True)
+    opened = models.open_model("here", part=part)
+    assert opened.model.spec.mask_id == opened.config["mask_id"] == TOKENIZER.mask_id
+    workdir("rtd")
+    assert models.open_model("here", part=part).model.spec.mask_id == 0
+    workdir("rtd", token_dropout=True, mask_id=TOKENIZER.mask_id + 1)
+    with pytest.raises(
+        UserError, match=r"config.model.mask_id: found 5, but \[MASK\] of the vocabulary has id 4; expec"
+    ):
+        models.open_model("here", part=part)

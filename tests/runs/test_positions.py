@@ -22,6 +22,7 @@ from tests.runs.test_continuation import begin
         ({"model_type": "nomic_bert", "max_position_embeddings": 2048}, None),
         ({"model_type": "new", "max_position_embeddings": 8192, "rope_scaling": {"type": "ntk", "factor": 2}}, 8192),
         ({"model_type": "eurobert", "max_position_embeddings": 8192, "rope_scaling": {"type": "dynamic"}}, None),
+        ({"model_type": "esm", "max_position_embeddings": 1026, "position_embedding_type": "absolute"}, None),
         ({"model_type": "bert"}, None),
         ({"model_type": "bert", "max_position_embeddings": "512"}, None),
         ({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": None}, None),

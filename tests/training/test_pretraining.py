@@ -275,3 +275,22 @@ def test_checkpoints_by_time(config, finished, tmp_path):
     pretraining.pretrain(config, tmp_path)
     assert checkpoints.saved_steps(tmp_path / "checkpoints") == [1, 2, 3, 4, 5, 12]
     assert logged_rows(tmp_path) == logged_rows(finished)
+
+
+@pytest.mark.one_in(2)
+@pytest.mark.parametrize("objective", ["mlm", "rtd", "ltr"])
+def test_token_dropout_goes_with_every_objective(config, tmp_path, objective):
+    """The mask's id is the corpus's, also where the run goes on."""
+    config.model.update(token_dropout=True, positions="rotary", pooler=False)
+    config.model.attention = "causal" if objective == "ltr" else "bidirectional"
+    config.objective.update(name=objective, next_sentence=False)
+    config.data.update(format="doc_sentences", packing=True)
+    for num_steps in (4, 8):
+        config.train.num_steps = num_steps
+        pretraining.pretrain(config, tmp_path / "run")
+    assert steps(tmp_path / "run") == [4, 8]
+    assert json.loads((tmp_path / "run/config.json").read_text())["model"]["mask_id"] == 4
+    assert np.isfinite([row["loss"] for row in logged_rows(tmp_path / "run") if "loss" in row]).all()
+    config.model.mask_id = 9
+    with pytest.raises(UserError, match=r"config.model.mask_id"):
+        pretraining.pretrain(config, tmp_path / "other")

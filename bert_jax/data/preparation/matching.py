@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterator
 
 from bert_jax import storage
+from bert_jax.data.preparation import fasta
 from bert_jax.errors import UserError
 from bert_jax.files import closest_path
 
-ENDINGS = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet")
+ENDINGS = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet", *fasta.ENDINGS)
 _NO_MATCH = "no file matches"
 _MAGIC = re.compile(r"[*?[]")
 
@@ -51,7 +52,8 @@ def find_files(pattern: str, output: str | os.PathLike | None = None) -> list[st
         reason = _reason(pattern, remote, matches)
         near = closest_path(os.path.expanduser(pattern)) if reason == _NO_MATCH else ""
         raise UserError(
-            f"--input={pattern}: {reason}; expected a glob of .txt, .txt.gz, .jsonl, .jsonl.gz or .parquet{near}"
+            f"--input={pattern}: {reason}; expected a glob of .txt, .txt.gz, .jsonl, .jsonl.gz, .parquet or "
+            f".fasta{near}"
         )
     return paths
 

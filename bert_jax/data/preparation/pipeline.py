@@ -400,7 +400,8 @@ def summary(manifest: dict, output: str | pathlib.Path) -> str:
         skipped = manifest["skipped"]
         size = f" ({skipped['bytes'] / 1e6:,.3f} MB)" if skipped.get("bytes") else ""
         lines.append(f"  skipped {skipped['count']:,}{size}, such as {skipped['examples'][0]}")
-    if train.get("long_sentence_share", 0) >= _LONG_SENTENCES:  # earlier versions counted none
+    is_of_proteins = manifest["tokenizer"]["kind"] == "wordlevel"  # each is a sentence
+    if train.get("long_sentence_share", 0) >= _LONG_SENTENCES and not is_of_proteins:  # earlier versions counted none
         warnings.append(
             f"warning: {train['long_sentence_share']:.1%} of the text is in sentences of more than 512 tokens (the "
             f"longest has {train['longest_sentence']:,}), which rows are cut from anywhere: is --language="

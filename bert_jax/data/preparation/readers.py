@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from bert_jax import files, storage
 from bert_jax.data import hf_source, parquet
-from bert_jax.data.preparation import encoding, python_docs
+from bert_jax.data.preparation import encoding, fasta, python_docs
 from bert_jax.data.preparation.sources import Options, Part, open_tfds
 from bert_jax.errors import UserError
 
@@ -49,7 +49,10 @@ def read(part: Part, options: Options, skip: Callable[[str, str, int], None]) ->
       Unreadable: the part cannot be read to its end.
       UserError: remote storage fails, or a dataset cannot be opened.
     """
-    readers = {"text": _read_text, "jsonl": _read_jsonl, "parquet": _read_parquet, "tfds": _read_tfds, "hf": _read_hf}
+    readers = {
+        "text": _read_text, "jsonl": _read_jsonl, "fasta": _read_fasta, "parquet": _read_parquet, "tfds": _read_tfds,
+        "hf": _read_hf,
+    }  # fmt: skip
     try:
         if part.kind == "python_docs":
             yield from python_docs.read(part.path)
@@ -413,6 +416,33 @@ def _read_jsonl(part, options, skip):
                     numbered += 1
                     skip(f"{part.path} line {before + number}", reason, len(line))
             position += len(line)
+
+
+def _read_fasta(part, options, skip):
+    """Reads the records whose header begins in a byte range."""
+    with _open_text(part, skip) as file:
+        problem = fasta.first_problem(_numbered(file, 0)) if part.start == 0 else None
+        if problem:
+            raise Unreadable(f"{part.path} line {problem[0]}", problem[1])
+        file.seek(0)
+        position = _skip_to_line(file, part.start, part.stop)
+        if position >= part.stop != -1:
+            return
+
+        def skip_line(number, reason, size):
+            before = _count_lines(part) if part.start else 0
+            skip(f"{part.path} line {before + number}", reason, size)
+
+        yield from fasta.Records(skip_line).read(_numbered(file, position), part.stop)
+
+
+def _numbered(file, position):
+    """Yields the lines of a binary file from a position on: (number, position, bytes, whether a line begins)."""
+    number = 0
+    for line, begins in _lines(file):
+        number += begins
+        yield number, position, line.removeprefix(b"\xef\xbb\xbf") if position == 0 else line, begins
+        position += len(line)
 
 
 def _is_damaged(file):

@@ -179,7 +179,8 @@ class ShardMaker:
             if paragraph is not None:
                 text = "\n".join(paragraph).encode()
                 digest.update(text + b"\n\n")
-                sentences = sentences_of(paragraph, settings.sentences, settings.language)
+                mode = "line" if part.kind == "fasta" else settings.sentences  # a protein is a sentence
+                sentences = sentences_of(paragraph, mode, settings.language)
                 if self._tokenizer.leading_space:
                     sentences = [sentence if size + i == 0 else f" {sentence}" for i, sentence in enumerate(sentences)]
                 self._sentences += sentences

@@ -10,11 +10,12 @@ import pathlib
 
 from bert_jax import storage
 from bert_jax.data import hf_source, parquet, tfds_source
-from bert_jax.data.preparation import matching, python_docs
+from bert_jax.data.preparation import fasta, matching, python_docs
 from bert_jax.errors import UserError
 
 DOCUMENTS = ("blank_line", "line", "file")
-_KINDS = dict(zip(matching.ENDINGS, ("text", "text", "jsonl", "jsonl", "parquet"), strict=True))
+_KINDS = {".txt": "text", ".jsonl": "jsonl", ".parquet": "parquet"} | dict.fromkeys(fasta.ENDINGS, "fasta")
+_KINDS = {ending: _KINDS[ending.removesuffix(".gz")] for ending in matching.ENDINGS}
 _SMALLEST_SHARD, _LARGEST_SHARD = 1 << 20, 32 << 20  # bytes
 _SHARDS_WANTED = 64  # as far as these sizes allow: enough to spread over processes, and to continue after a kill
 _GZIP_RATIO = 3  # text is about so many times larger than its .gz
@@ -40,10 +41,10 @@ class Part:
     """Describes a piece of an input that one process reads.
 
     Attributes:
-      kind: "text", "jsonl", "parquet", "tfds", "hf" or "python_docs".
+      kind: "text", "jsonl", "parquet", "fasta", "tfds", "hf" or "python_docs".
       path: the file; for tfds and hf, NAME[/CONFIG]:SPLIT.
-      start, stop: range in bytes of text and jsonl, row groups of parquet, records of tfds and hf; a stop of -1 is the
-        end.
+      start, stop: range in bytes of text, jsonl and fasta, row groups of parquet, records of tfds and hf; a stop of -1
+        is the end.
       size: estimated bytes of text.
     """
 
@@ -82,8 +83,8 @@ def plan(spec: str, options: Options, output: str | os.PathLike | None = None) -
     """Cuts the inputs into shards of similar size, a pure function of the inputs' names and sizes.
 
     Args:
-      spec: globs of .txt, .txt.gz, .jsonl, .jsonl.gz and .parquet files, tfds: or hf:NAME[/CONFIG]:SPLIT, or
-        python-docs; several are separated by commas.
+      spec: globs of .txt, .jsonl and .fasta files, which may be .gz, and of .parquet, tfds: or
+        hf:NAME[/CONFIG]:SPLIT, or python-docs; several are separated by commas.
       options: how inputs are read.
       output: a folder, or the URL of one, whose files are no inputs although a glob matches them.
 

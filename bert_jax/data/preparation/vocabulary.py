@@ -11,10 +11,11 @@ from bert_jax import files
 from bert_jax.config.key_groups import LARGEST_VOCABULARY
 from bert_jax.config.schema import closest
 from bert_jax.data.preparation import sampling, sources
-from bert_jax.data.vocabularies import fit, loading, new_tokens, training
+from bert_jax.data.vocabularies import fit, hugging_face, loading, new_tokens, training
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError, shortened
 
+PROTEINS = "amino-acids"  # the value of --tokenizer for ESM's vocabulary, which is built in
 _SAMPLE_BYTES = 64 << 20  # a vocabulary is trained on at most so many bytes of text
 _CHECKED_BYTES = 1 << 18  # one that is opened is checked with so many
 _FAR_FEWER = 0.9  # share of the tokens asked for, below which a user is warned
@@ -59,7 +60,8 @@ def choose(settings) -> Choice:
         folder = pathlib.Path(settings.tokenizer)
         if (folder / "run.json").is_file():  # a run's workdir
             folder /= "tokenizer"
-        tokenizer, added = loading.load(folder, lower_case), []
+        is_built_in = settings.tokenizer == PROTEINS and not folder.exists()
+        tokenizer, added = hugging_face.proteins() if is_built_in else loading.load(folder, lower_case), []
         if settings.add_tokens and not _num_wanted(settings):
             words = new_tokens.read(settings.add_tokens)
             tokenizer, added = new_tokens.extend(tokenizer, words, f"--add_tokens={settings.add_tokens}")

@@ -5,7 +5,8 @@ words of a data set what `cut` does to a text: white space separates words; mark
 such as a full stop, 's or l', are cut off a word unless the data has it whole (U.S.); each character of a script
 without spaces is a word, unless the data has longer ones; slashes and dashes inside words (and/or, 1990-1995) are cut
 where the data has them much oftener as words of their own between such neighbours than inside a word. A text that is
-cut already, where a full stop or the like stands alone, is left as it is.
+cut already, where a full stop or the like stands alone, is left as it is. Where all words are single characters, each
+character is one.
 """
 
 import collections
@@ -45,6 +46,7 @@ _INNER = frozenset("/-+=~\u00d7\u2010\u2011\u2013\u2014\u2026\u2044\u30fb\u00b7"
 _UNSPACED = frozenset("/\u2044\u30fb\u00b7")
 _OFTENER = 10
 _LEAST_INNER = 2  # occurrences from which a mark is known to be a word of its own inside words
+_LEAST_LETTERS = 100  # words, all of one character, from which each character of a text is taken for one
 _ADDRESS = re.compile(r"\w+://|www\.|\S+@\S+\.\w|\w\.\w{2,}/", re.IGNORECASE)
 # Words that Penn Treebank's convention divides without a mark (tokenizer.sed).
 _DIVIDED = {
@@ -71,7 +73,8 @@ def cutting(sentences: Iterable[Sequence[str]]) -> dict[str, Any]:
       "marks": words that are cut off others, at their beginning or end; "whole": words that end or begin with a mark,
       the commonest 5,000, and words with a mark of "inner" inside; "inner": marks that are cut inside words, each with
       the kinds of its neighbours (a letter, a digit); "divided": words without a mark that are two words in the data,
-      such as cannot; "longest_wide": characters of the longest word of a script without spaces, 0 without one.
+      such as cannot; "longest_wide": characters of the longest word of a script without spaces, 0 without one;
+      "letters": true, of data whose words are single characters, such as the residues of proteins.
     """
     sentences = list(sentences)
     counts = collections.Counter(word for sentence in sentences for word in sentence)
@@ -89,10 +92,12 @@ def cutting(sentences: Iterable[Sequence[str]]) -> dict[str, Any]:
     has_inner = [word for word, _ in counts.most_common() if any(kind in inner for _, _, kind in _inner_places(word))]
     whole = {*whole[:_MOST_WHOLE], *has_inner[:_MOST_WHOLE]}
     divided = _divided_words(sentences, counts) if any(map(_CLITIC.fullmatch, marks)) else []
-    return {
+    rules = {
         "marks": sorted(marks), "whole": sorted(whole), "inner": sorted(inner), "divided": divided,
         "longest_wide": longest_wide,
     }  # fmt: skip
+    has_letters_alone = counts.total() >= _LEAST_LETTERS and all(len(word) == 1 for word in counts)
+    return rules | ({"letters": True} if has_letters_alone else {})
 
 
 def _inner_places(word):
@@ -146,7 +151,8 @@ def is_cutting(value: Any) -> bool:
         return False
     lists = [value.get(name) for name in ("marks", "whole")]
     lists += [value.get(name, []) for name in ("inner", "divided")]  # earlier versions had neither
-    return all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists)
+    is_right = all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists)
+    return is_right and isinstance(value.get("letters", False), bool)
 
 
 @_moved.renamed_arguments(how="rules")
@@ -157,6 +163,8 @@ def cut(text: str, rules: Mapping[str, Any]) -> list[tuple[int, int]]:
       text: the text.
       rules: as `cutting` returns it.
     """
+    if rules.get("letters"):
+        return [match.span() for match in re.finditer(r"\S", text)]
     marks, whole = set(rules["marks"]), set(rules["whole"])
     inner, divided = set(rules.get("inner", ())), set(rules.get("divided", ()))
     pieces = [match.span() for match in re.finditer(r"\S+", text)]

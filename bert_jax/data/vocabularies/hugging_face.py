@@ -91,13 +91,17 @@ class HuggingFaceTokenizer(Tokenizer):
     def _plain(self):
         """Returns the pipeline that reads names of special tokens as text.
 
-        A unigram vocabulary has these names among its pieces, as the likeliest ones, so they get another spelling.
+        A unigram vocabulary has these names among its pieces, as the likeliest ones, and one of words has them among
+        its words, so they get another spelling.
         """
-        if self.kind != "unigram":
+        if self.kind not in ("unigram", "wordlevel"):
             return self._tokenizer
         state = json.loads(self.json())
-        special = {self.token(i) for i in self.special_ids}
-        for piece in state["model"]["vocab"]:
+        special = {self.token(i) for i in self.special_ids if i != self.unk_id or self.kind == "unigram"}
+        vocab = state["model"]["vocab"]
+        if self.kind == "wordlevel":
+            state["model"]["vocab"] = {f" {word}" if word in special else word: i for word, i in vocab.items()}
+        for piece in vocab if self.kind == "unigram" else ():
             if piece[0] in special:
                 piece[0] = f" {piece[0]}"  # no word holds a space
         for token in state["added_tokens"]:
@@ -151,16 +155,23 @@ class HuggingFaceTokenizer(Tokenizer):
             config[f"{role}_token"] = self.token(token_id)
         normalizer = self._tokenizer.normalizer
         if self._is_bert():
-            vocab = self._tokenizer.get_vocab(with_added_tokens=True)
-            if sorted(vocab.values()) == list(range(self.vocab_size)):
-                lines = sorted(vocab, key=vocab.__getitem__)
-                (directory / "vocab.txt").write_text("".join(f"{t}\n" for t in lines), "utf-8", newline="\n")
+            self._write_vocab(directory)
             config["tokenizer_class"] = "BertTokenizer"
             config["do_lower_case"] = normalizer.lowercase
             config["strip_accents"] = normalizer.strip_accents
             config["tokenize_chinese_chars"] = normalizer.handle_chinese_chars
+        elif tokenizer_classes.is_protein_pipeline(self._tokenizer):
+            self._write_vocab(directory)
+            config |= {"tokenizer_class": "EsmTokenizer", "eos_token": config.pop("sep_token")}
         (directory / "tokenizer.json").write_text(self._tokenizer.to_str(pretty=True), "utf-8")
         (directory / published.CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+    def _write_vocab(self, directory):
+        """Writes vocab.txt, unless the vocabulary leaves out ids."""
+        vocab = self._tokenizer.get_vocab(with_added_tokens=True)
+        if sorted(vocab.values()) == list(range(self.vocab_size)):
+            lines = sorted(vocab, key=vocab.__getitem__)
+            (directory / "vocab.txt").write_text("".join(f"{t}\n" for t in lines), "utf-8", newline="\n")
 
     def _is_bert(self):
         """Returns whether BertTokenizer, which builds its pipeline from settings alone, would build this one."""
@@ -234,6 +245,17 @@ def wordpiece(
     names = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
     tokenizer.add_special_tokens([name for name in names if name in vocab])
     return HuggingFaceTokenizer(tokenizer, where)
+
+
+def proteins(tokens: Sequence[str] = tokenizer_classes.AMINO_ACIDS, where: str = "") -> HuggingFaceTokenizer:
+    """Returns ESM's tokenizer, to which each amino acid is a word.
+
+    Args:
+      tokens: the vocabulary, with ESM's special tokens; a token's place in the list is its id.
+      where: the vocabulary's file, for messages.
+    """
+    tokenizer = tokenizer_classes.protein_pipeline(tokens)
+    return HuggingFaceTokenizer(tokenizer, where, {"sep": "<eos>"})
 
 
 def byte_level(vocab: dict[str, int], merges: list[tuple[str, str]], where: str) -> Tokenizer:

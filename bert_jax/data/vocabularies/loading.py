@@ -81,6 +81,8 @@ def _vocabulary_in(directory):
 def _load_wordpiece(path, config, lower_case):
     with path.open(encoding="utf-8") as file:
         tokens = [line.rstrip("\n") for line in file]
+    if tokens[:4] == list(tokenizer_classes.AMINO_ACIDS[:4]):
+        return hugging_face.proteins(tokens, str(path))
     if lower_case is None:
         lower_case = config.get("do_lower_case")
     if lower_case is None:

@@ -9,7 +9,9 @@ import base64
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import tokenizers as hf
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
@@ -29,6 +31,12 @@ _FAIRSEQ_NAMES = {
     "pad_token": "<pad>", "mask_token": "<mask>",
 }  # fmt: skip
 _MPNET_NAMES = _FAIRSEQ_NAMES | {"unk_token": "[UNK]"}
+_ESM_NAMES = {
+    "unk_token": "<unk>", "cls_token": "<cls>", "pad_token": "<pad>", "mask_token": "<mask>", "eos_token": "<eos>",
+}  # fmt: skip
+# The vocabulary of ESM-1b, ESM-1v and ESM-2: the amino acids by frequency, X for any, B, U, Z and O, and marks of gaps.
+AMINO_ACIDS = ("<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>")
+_PYTHON_SPACES = "[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+"  # those of str.split
 _SPACE = "\u2581"  # the character that stands for a space in SentencePiece's pieces
 
 
@@ -155,6 +163,38 @@ def deberta_v2_pipeline(vocab: list, unk_id: int, settings: Mapping[str, bool]) 
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(splits)
     tokenizer.decoder = decoders.Metaspace(replacement=_SPACE, prepend_scheme=scheme)
     return tokenizer
+
+
+def protein_pipeline(tokens: Sequence[str], names: Mapping[str, Any] = _ESM_NAMES) -> hf.Tokenizer:
+    """Builds ESM's pipeline: each token of the vocabulary is a word wherever it stands, as is what lies between two.
+
+    Args:
+      tokens: the vocabulary, in the order of ids.
+      names: special tokens by role.
+    """
+    special = {text_of(name) for name in names.values()}
+    ordinary = sorted((token for token in tokens if token and token not in special), key=len, reverse=True)
+    tokenizer = hf.Tokenizer(
+        models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token=text_of(names["unk_token"]))
+    )
+    steps: list[pre_tokenizers.PreTokenizer] = [pre_tokenizers.Split(hf.Regex(_PYTHON_SPACES), "removed")]
+    if ordinary:
+        steps.append(pre_tokenizers.Split(hf.Regex("|".join(map(re.escape, ordinary))), "isolated"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    tokenizer.post_processor = _esm_template(tokenizer, names)
+    tokenizer.add_special_tokens([name for name in special if name in tokens])
+    return tokenizer
+
+
+def is_protein_pipeline(tokenizer: hf.Tokenizer) -> bool:
+    """Returns whether EsmTokenizer, which reads a list of tokens alone, would encode as a pipeline does."""
+    vocab = tokenizer.get_vocab(with_added_tokens=True)
+    if sorted(vocab.values()) != list(range(len(vocab))) or not vocab.keys() >= set(_ESM_NAMES.values()):
+        return False
+    expected = protein_pipeline(sorted(vocab, key=vocab.__getitem__))
+    parts = [json.loads(pipeline.to_str()) for pipeline in (tokenizer, expected)]
+    keys = ("normalizer", "pre_tokenizer", "model", "post_processor", "decoder")
+    return all(parts[0][key] == parts[1][key] for key in keys)
 
 
 def _metaspace_pipeline(vocab, unk_id, normalizer, settings):
@@ -298,6 +338,16 @@ def _build_mpnet(directory, settings, names):
     return _build_bert(directory, settings, names)
 
 
+def _build_esm(directory, settings, names):
+    path = directory / "vocab.txt"
+    if path.is_file():
+        tokens = [line.strip() for line in path.read_text("utf-8").splitlines()]
+    else:
+        vocab = _state_vocab(directory) or {}
+        tokens = sorted(vocab, key=vocab.__getitem__) or _existing(path)
+    return protein_pipeline(tokens, names), names, ()
+
+
 def _bert_template(tokenizer, names):
     return template(tokenizer, text_of(names["cls_token"]), text_of(names["sep_token"]), 1)
 
@@ -317,6 +367,10 @@ def _fairseq_template(tokenizer, names):
     return template(tokenizer, text_of(names["bos_token"]), text_of(names["eos_token"]), 2)
 
 
+def _esm_template(tokenizer, names):
+    return template(tokenizer, text_of(names["cls_token"]), text_of(names["eos_token"]), 1)
+
+
 def _deberta_template(tokenizer, names):
     return template(tokenizer, text_of(names["cls_token"]), text_of(names["sep_token"]), 2)
 
@@ -330,6 +384,7 @@ CLASSES = {
     "AlbertTokenizer": TokenizerClass(_ALBERT_NAMES, _build_albert, _bert_template, "spiece.model"),
     "DebertaTokenizer": TokenizerClass(_DEBERTA_NAMES, _build_byte_level, _deberta_template),
     "MPNetTokenizer": TokenizerClass(_MPNET_NAMES, _build_mpnet, _mpnet_processing),
+    "EsmTokenizer": TokenizerClass(_ESM_NAMES, _build_esm, _esm_template),
     "DebertaV2Tokenizer": TokenizerClass(_DEBERTA_NAMES, _build_deberta_v2, _bert_template, "spm.model"),
 }
 

@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import numpy as np
+
 from bert_jax import _moved
 from bert_jax import config as config_lib
 from bert_jax.config.keys import MODEL
@@ -226,6 +228,19 @@ class Family:
     def preserved(self, original: Mapping) -> Mapping:
         """Returns the keys of a model's original config.json that are written again beside its own."""
         return original
+
+    def with_arrays(self, config: Mapping, arrays: Mapping[str, np.ndarray], file) -> dict:
+        """Returns config.json with settings that only the arrays say.
+
+        Args:
+          config: the contents of config.json.
+          arrays: {name: array of any shape}, as the file has them.
+          file: path of the file, for messages.
+
+        Raises:
+          UserError: the arrays say something that is not supported.
+        """
+        return dict(config)
 
     # heads
 

@@ -138,3 +138,14 @@ def test_raw_text_is_cut_inside_words_as_the_training_data_was(convention):
         assert [text[start:end] for start, end in words.cut(text, how)] == cut
     del how["inner"], how["divided"]  # a checkpoint of an earlier version
     assert words.is_cutting(how) and words.cut("and/or cannot", how) == [(0, 6), (7, 13)]
+
+
+def test_where_words_are_single_characters_each_character_is_one():
+    """As the residues of a protein are, whose marks are gaps; fewer than 100 of them prove nothing."""
+    proteins = [list("MKTAYIAK-.QRQISFVKL")] * 6
+    rules = words.cutting(proteins)
+    assert rules["letters"] and words.is_cutting(rules) and not words.is_cutting(rules | {"letters": "yes"})
+    assert words.cut("MK-. l\n", rules) == [(0, 1), (1, 2), (2, 3), (3, 4), (5, 6)]
+    for other in (proteins[:5], [*proteins, ["MK"]]):
+        rules = words.cutting(other)
+        assert "letters" not in rules and words.cut("MKT A", rules) == [(0, 3), (4, 5)]
