@@ -29,6 +29,9 @@ _FAIRSEQ_NAMES = {
     "pad_token": "<pad>", "mask_token": "<mask>",
 }  # fmt: skip
 _MPNET_NAMES = _FAIRSEQ_NAMES | {"unk_token": "[UNK]"}
+_GEMMA_NAMES = {
+    "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "<pad>", "mask_token": "<mask>",
+}  # fmt: skip
 _SPACE = "\u2581"  # the character that stands for a space in SentencePiece's pieces
 
 
@@ -75,6 +78,15 @@ def byte_level_pipeline(model: models.BPE, add_prefix_space: bool = False) -> hf
     tokenizer = hf.Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def gemma_pipeline(model: models.BPE) -> hf.Tokenizer:
+    """Builds Gemma's pipeline around a model: SentencePiece's BPE, in whose pieces white space is kept."""
+    tokenizer = hf.Tokenizer(model)
+    tokenizer.normalizer = normalizers.Replace(" ", _SPACE)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
     return tokenizer
 
 
@@ -235,11 +247,8 @@ def _build_bert(directory, settings, names):
 
 
 def _build_byte_level(directory, settings, names):
-    model = read_object(directory / STATE).get("model", {})
-    if "vocab" in model:
-        vocab = model["vocab"]
-        merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
-    else:
+    vocab, merges = _state_merges(directory)
+    if vocab is None:
         files = (_existing(directory / name) for name in ("vocab.json", "merges.txt"))
         vocab, merges = models.BPE.read_file(*map(str, files))
     model = models.BPE(vocab, merges, continuing_subword_prefix="", end_of_word_suffix="", fuse_unk=False)
@@ -298,6 +307,16 @@ def _build_mpnet(directory, settings, names):
     return _build_bert(directory, settings, names)
 
 
+def _build_gemma(directory, settings, names):
+    vocab, merges = _state_merges(directory)
+    if vocab is None:
+        raise UserError(f"{directory / STATE}: no such file; a GemmaTokenizer is read from it")
+    unk = text_of(names["unk_token"])
+    tokenizer = gemma_pipeline(models.BPE(vocab, merges, unk_token=unk, fuse_unk=True, byte_fallback=True))
+    tokenizer.post_processor = hf.Tokenizer.from_file(str(directory / STATE)).post_processor
+    return tokenizer, names, ()
+
+
 def _bert_template(tokenizer, names):
     return template(tokenizer, text_of(names["cls_token"]), text_of(names["sep_token"]), 1)
 
@@ -321,6 +340,10 @@ def _deberta_template(tokenizer, names):
     return template(tokenizer, text_of(names["cls_token"]), text_of(names["sep_token"]), 2)
 
 
+def _gemma_template(tokenizer, names):
+    return template(tokenizer, text_of(names["bos_token"]), text_of(names["eos_token"]), 1)
+
+
 _XLM_MODEL = "sentencepiece.bpe.model"
 CLASSES = {
     "BertTokenizer": TokenizerClass(_BERT_NAMES, _build_bert, _bert_template),
@@ -331,6 +354,7 @@ CLASSES = {
     "DebertaTokenizer": TokenizerClass(_DEBERTA_NAMES, _build_byte_level, _deberta_template),
     "MPNetTokenizer": TokenizerClass(_MPNET_NAMES, _build_mpnet, _mpnet_processing),
     "DebertaV2Tokenizer": TokenizerClass(_DEBERTA_NAMES, _build_deberta_v2, _bert_template, "spm.model"),
+    "GemmaTokenizer": TokenizerClass(_GEMMA_NAMES, _build_gemma, _gemma_template),
 }
 
 
@@ -345,6 +369,15 @@ def _state_pieces(directory):
     charsmap = next(maps, None)
     vocab = [tuple(piece) for piece in state["model"]["vocab"]]
     return vocab, charsmap and base64.b64decode(charsmap), None
+
+
+def _state_merges(directory):
+    """Returns (ids of the tokens, merges) of the BPE model in tokenizer.json; (None, None) without one."""
+    model = read_object(directory / STATE).get("model", {})
+    if "vocab" not in model:
+        return None, None
+    merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
+    return model["vocab"], merges
 
 
 def _state_vocab(directory):
