@@ -105,12 +105,30 @@ MODEL_KEYS: dict[str, Key] = group(
         {"empty": "all tokens in all layers"} | TOKENS,
     ),
     global_every=(3, "With a window: layers 0, n, 2n, ... see all tokens (ModernBERT, section 2.1).", DEPTH),
+    global_offset=(0, "With a window: the first layer that sees all tokens, instead of layer 0 (Gemma 3).", DEPTH),
     num_kv_heads=(
         0,
         "Heads of keys and values, each of which serves several query heads (Ainslie et al. 2023, section 2.2).",
         {"falls_back_to": "model.num_heads"} | HEADS,
     ),
     head_size=(0, "Units of an attention head.", {"empty": "hidden_size / num_heads"} | WIDTH),
+    score_size=(
+        0,
+        "Number by whose root attention scores are divided (query_pre_attn_scalar of Gemma 2).",
+        {"falls_back_to": "model.head_size"} | WIDTH,
+    ),
+    query_key_norm=(
+        "none",
+        'Norm of queries and keys before positions enter: "rms" (Gemma 3, Qwen3), "layer" (Dehghani et al. 2023, '
+        'section 2.1; ESM C), or "none". Queries and keys of distances have none.',
+        {"choices": ("none", "rms", "layer")},
+    ),
+    query_key_norm_over=(
+        "head",
+        'With query_key_norm: what is normed as one vector: the units of a "head", with a scale that heads share '
+        '(Gemma 3), or of all "heads" (ESM C).',
+        {"choices": ("head", "heads")},
+    ),
     mlp=(
         "dense",
         'MLP of a layer: "dense", or "gated", activation(gate(x)) * up(x) (GeGLU and SwiGLU; Shazeer 2020).',
@@ -127,7 +145,17 @@ MODEL_KEYS: dict[str, Key] = group(
         "layer (Xiong et al. 2020).",
         {"choices": ("post", "pre")},
     ),
+    output_norm=(
+        False,
+        "Also norms what attention and MLP give, before the residual is added (sandwich norm: Ding et al. 2021, "
+        "section 2.4; Gemma 2).",
+    ),
+    zero_centered_scale=(False, "Norms multiply by 1 + scale, so that scales start at 0 and decay to 1 (Gemma)."),
     embedding_norm=(True, "Puts a norm behind the embeddings."),
+    embedding_scale=(
+        False,
+        "Multiplies word embeddings by the root of their width (Vaswani et al. 2017, section 3.4; Gemma).",
+    ),
     first_norm=(
         True,
         'With norm_place="pre": puts a norm before the first layer\'s attention (ModernBERT, section 2.1: none).',
