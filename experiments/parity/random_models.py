@@ -223,7 +223,7 @@ def named(model_type: str, sizes: dict) -> dict:
 
 
 def rescale(torch, model, scale: float) -> None:
-    """Sets weights as training leaves them: biases and norms away from 0 and 1, and a few large directions."""
+    """Sets weights as training leaves them: biases and norms not as they begin, and a few large directions."""
     norms = norm_weights(model)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -231,7 +231,7 @@ def rescale(torch, model, scale: float) -> None:
                 continue
             noise = torch.randn(parameter.shape)
             norm = name in norms
-            parameter.copy_(1 + 2 * scale * noise if norm else scale * noise)
+            parameter.copy_(parameter + 2 * scale * noise if norm else scale * noise)
             if norm:
                 parameter[:: max(1, len(parameter) // 2)] *= 4
 

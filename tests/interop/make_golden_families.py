@@ -31,6 +31,8 @@ MODELS = {
     "ModernBertForMaskedLM": _SPECIAL | {"cls_token_id": 2, "sep_token_id": 3, "local_attention": 4},
     "EuroBertForMaskedLM": _SPECIAL | {"num_key_value_heads": 1, "mask_token_id": 4},
     "MPNetForMaskedLM": {"pad_token_id": 1, "max_position_embeddings": 14},
+    "Gemma3TextModel": _SPECIAL | {"use_bidirectional_attention": True, "num_key_value_heads": 1, "head_dim": 6,
+                                   "query_pre_attn_scalar": 5, "sliding_window": 5, "sliding_window_pattern": 2},
 }  # fmt: skip
 
 FAIRSEQ = ("MPNetForMaskedLM",)  # with fairseq's ids of special tokens
