@@ -119,8 +119,8 @@ MODEL_KEYS: dict[str, Key] = group(
     ),
     query_key_norm=(
         "none",
-        'Norm of queries and keys before positions enter: "rms" (Gemma 3, Qwen3), "layer" (Dehghani et al. 2023, '
-        'section 2.1; ESM C), or "none". Queries and keys of distances have none.',
+        'Norm of queries and keys, but not those of distances, before positions enter: "rms" (Gemma 3, Qwen3), '
+        '"layer", without a bias (Dehghani et al. 2023, section 2.1; ESM C), or "none".',
         {"choices": ("none", "rms", "layer")},
     ),
     query_key_norm_over=(
@@ -161,6 +161,13 @@ MODEL_KEYS: dict[str, Key] = group(
         'With norm_place="pre": puts a norm before the first layer\'s attention (ModernBERT, section 2.1: none).',
     ),
     norm_bias=(True, "Gives norms a bias."),
+    final_norm_bias=(True, 'With norm_place="pre": gives the norm behind the last layer a bias too (ESM C: none).'),
+    residual_scale=(
+        1.0,
+        "Number that what attention and MLP give is divided by, before the residual is added (ESM C: sqrt(num_layers / "
+        "36)).",
+        {"above": 0},
+    ),
     attention_bias=(True, "Gives the linear maps of attention a bias."),
     key_bias=(True, "Gives the key map a bias, where attention_bias does."),
     mlp_bias=(True, "Gives the linear maps of the MLPs a bias."),

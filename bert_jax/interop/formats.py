@@ -269,7 +269,8 @@ def _meaning(spec):
         "conv_groups": not spec.conv_kernel_size,
         "conv_activation": not spec.conv_kernel_size,
         "first_norm": spec.norm_place == "post",
-        "norm_bias": spec.norm != "layer_norm" and spec.query_key_norm != "layer",
+        "norm_bias": spec.norm != "layer_norm",
+        "final_norm_bias": spec.norm != "layer_norm" or spec.norm_place == "post" or not spec.norm_bias,
         "key_bias": not spec.attention_bias,
         "group_layers": not spec.layer_groups,
     }

@@ -74,7 +74,8 @@ class SelfAttention(nnx.Module):
         )
         if spec.query_key_norm != "none":
             sizes = (spec.head_size, spec.head_size) if spec.query_key_norm_over == "head" else (queries, keys)
-            self.query_norm, self.key_norm = (make_norm(spec, units, _NORMS[spec.query_key_norm]) for units in sizes)
+            norm = functools.partial(make_norm, spec, kind=_NORMS[spec.query_key_norm], bias=False)
+            self.query_norm, self.key_norm = (norm(units) for units in sizes)
         own_projections = spec.has_relative_positions and not spec.relative_shared
         if own_projections and "c2p" in spec.relative_terms:
             self.position_key = linear(size, keys, bias=key_bias)

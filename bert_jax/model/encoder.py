@@ -141,7 +141,7 @@ class Layer(nnx.Module):
             self.attention_norm = make_norm(spec, spec.hidden_size)
         self.mlp = MLP(spec, rngs=rngs)
         self.mlp_norm = make_norm(spec, spec.hidden_size)
-        self.has_output_norms = spec.output_norm
+        self.has_output_norms, self.residual_scale = spec.output_norm, spec.residual_scale
         if spec.output_norm:
             self.attention_output_norm, self.mlp_output_norm = (make_norm(spec, spec.hidden_size) for _ in range(2))
         self.has_convolution = first and spec.conv_kernel_size > 0
@@ -178,6 +178,7 @@ class Layer(nnx.Module):
         mixed = constrain(mixed, "hidden")
         if self.has_output_norms:
             mixed = self.attention_output_norm(mixed)
+        mixed = self._scaled(mixed)
         stream = stream + dropout(mixed, self.attention_dropout, attention_seed)
         if not self.pre_norm:
             stream = self.attention_norm(stream)
@@ -186,6 +187,7 @@ class Layer(nnx.Module):
         mixed = constrain(self.mlp(self.mlp_norm(stream) if self.pre_norm else stream), "hidden")
         if self.has_output_norms:
             mixed = self.mlp_output_norm(mixed)
+        mixed = self._scaled(mixed)
         stream = stream + dropout(mixed, self.dropout, mlp_seed)
         if not self.pre_norm:
             stream = self.mlp_norm(stream)
@@ -201,6 +203,9 @@ class Layer(nnx.Module):
           context, local: see `__call__`.
         """
         return self.attention.weights(self._attention_input(hidden), context, local)
+
+    def _scaled(self, mixed):
+        return mixed if self.residual_scale == 1 else mixed / self.residual_scale
 
     def _attention_input(self, hidden):
         return self.attention_norm(hidden) if self.pre_norm and self.has_attention_norm else hidden
@@ -222,7 +227,7 @@ class Encoder(nnx.Module):
         numbers = range(max(parameter_layers(spec)) + 1)
         self.layers = nnx.Dict({str(i): Layer(spec, first=i == 0, rngs=rngs) for i in numbers})
         if spec.norm_place == "pre":
-            self.norm = make_norm(spec, spec.hidden_size)
+            self.norm = make_norm(spec, spec.hidden_size, bias=spec.final_norm_bias)
         if spec.has_relative_positions:
             stddev = spec.initializer_range
             self.relative = Embedding(

@@ -111,18 +111,19 @@ class RMSNorm(nnx.Module):
         return _recomputed(_rms_norm, x)(x, _around(self.scale[...], self.centre), None, self.epsilon)
 
 
-def make_norm(spec: Spec, size: int, kind: str = "") -> LayerNorm | RMSNorm:
+def make_norm(spec: Spec, size: int, kind: str = "", bias: bool = True) -> LayerNorm | RMSNorm:
     """Returns the norm layer that a spec asks for.
 
     Args:
       spec: the model's spec.
       size: units of the vectors.
       kind: a value of config.model.norm; "" for the spec's.
+      bias: whether it has a bias where the spec's norms have one.
     """
     centre = float(spec.zero_centered_scale)
     if (kind or spec.norm) == "rms_norm":
         return RMSNorm(size, epsilon=spec.norm_epsilon, centre=centre)
-    return LayerNorm(size, epsilon=spec.norm_epsilon, bias=spec.norm_bias, centre=centre)
+    return LayerNorm(size, epsilon=spec.norm_epsilon, bias=spec.norm_bias and bias, centre=centre)
 
 
 def _around(scale, centre):

@@ -123,6 +123,8 @@ class Spec:
     embedding_scale: bool = _default("embedding_scale")
     first_norm: bool = _default("first_norm")
     norm_bias: bool = _default("norm_bias")
+    final_norm_bias: bool = _default("final_norm_bias")
+    residual_scale: float = _default("residual_scale")
     attention_bias: bool = _default("attention_bias")
     key_bias: bool = _default("key_bias")
     mlp_bias: bool = _default("mlp_bias")

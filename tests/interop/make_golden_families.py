@@ -33,6 +33,7 @@ MODELS = {
     "MPNetForMaskedLM": {"pad_token_id": 1, "max_position_embeddings": 14},
     "Gemma3TextModel": _SPECIAL | {"use_bidirectional_attention": True, "num_key_value_heads": 1, "head_dim": 6,
                                    "query_pre_attn_scalar": 5, "sliding_window": 5, "sliding_window_pattern": 2},
+    "EsmcForMaskedLM": _SPECIAL | {"mask_token_id": 4},
 }  # fmt: skip
 
 FAIRSEQ = ("MPNetForMaskedLM",)  # with fairseq's ids of special tokens

@@ -67,10 +67,12 @@ def _layer(config, encoder, i, x, stream):
     first = pre and (config["first_norm"] or i > 0)
     keys, queries = (_norm(config, params["attention_norm"], y) if first else y for y in (x, stream))
     mixed = _attention(config, encoder, params["attention"], i, queries, keys)
-    h = stream + (_norm(config, params["attention_output_norm"], mixed) if config["output_norm"] else mixed)
+    mixed = _norm(config, params["attention_output_norm"], mixed) if config["output_norm"] else mixed
+    h = stream + mixed / config["residual_scale"]
     h = h if pre else _norm(config, params["attention_norm"], h)
     mixed = _mlp(config, params["mlp"], _norm(config, params["mlp_norm"], h) if pre else h)
-    h = h + (_norm(config, params["mlp_output_norm"], mixed) if config["output_norm"] else mixed)
+    mixed = _norm(config, params["mlp_output_norm"], mixed) if config["output_norm"] else mixed
+    h = h + mixed / config["residual_scale"]
     h = h if pre else _norm(config, params["mlp_norm"], h)
     if i == 0 and config["conv_kernel_size"]:
         mixed = ACTIVATIONS[config["conv_activation"]](_convolution(config, params["conv"], x))

@@ -44,6 +44,7 @@ CLASS_OF_MODEL_TYPE = {
     "roformer": "RoFormerTokenizer",
     "mpnet": "MPNetTokenizer",
     "gemma3_text": "GemmaTokenizer",
+    "esmc": "EsmcTokenizer",
 }
 # Classes that take tokenizer.json as it is, and the models for which they do, whatever class the settings name.
 _GENERIC = ("PreTrainedTokenizer", "TokenizersBackend")

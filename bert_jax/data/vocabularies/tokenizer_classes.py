@@ -32,6 +32,13 @@ _MPNET_NAMES = _FAIRSEQ_NAMES | {"unk_token": "[UNK]"}
 _GEMMA_NAMES = {
     "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "<pad>", "mask_token": "<mask>",
 }  # fmt: skip
+_ESMC_NAMES = {
+    "bos_token": "<cls>", "eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "<pad>", "cls_token": "<cls>",
+    "mask_token": "<mask>",
+}  # fmt: skip
+# The tokens of ESM C in the order of their ids, which its weights presuppose: amino acids, marks of gaps, and what is
+# between chains.
+_ESMC_TOKENS = ("<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-|", "<mask>")
 _SPACE = "\u2581"  # the character that stands for a space in SentencePiece's pieces
 
 
@@ -317,6 +324,13 @@ def _build_gemma(directory, settings, names):
     return tokenizer, names, ()
 
 
+def _build_esmc(directory, settings, names):
+    vocab = {token: i for i, token in enumerate(_ESMC_TOKENS)}
+    chain_break = settings.get("chain_break_token", "|")
+    model = models.BPE(vocab, [], unk_token=text_of(names["unk_token"]))
+    return hf.Tokenizer(model), names, (chain_break,)
+
+
 def _bert_template(tokenizer, names):
     return template(tokenizer, text_of(names["cls_token"]), text_of(names["sep_token"]), 1)
 
@@ -344,6 +358,10 @@ def _gemma_template(tokenizer, names):
     return template(tokenizer, text_of(names["bos_token"]), text_of(names["eos_token"]), 1)
 
 
+def _esmc_template(tokenizer, names):
+    return template(tokenizer, text_of(names["cls_token"]), text_of(names["eos_token"]), 1)
+
+
 _XLM_MODEL = "sentencepiece.bpe.model"
 CLASSES = {
     "BertTokenizer": TokenizerClass(_BERT_NAMES, _build_bert, _bert_template),
@@ -354,6 +372,7 @@ CLASSES = {
     "DebertaTokenizer": TokenizerClass(_DEBERTA_NAMES, _build_byte_level, _deberta_template),
     "MPNetTokenizer": TokenizerClass(_MPNET_NAMES, _build_mpnet, _mpnet_processing),
     "DebertaV2Tokenizer": TokenizerClass(_DEBERTA_NAMES, _build_deberta_v2, _bert_template, "spm.model"),
+    "EsmcTokenizer": TokenizerClass(_ESMC_NAMES, _build_esmc, _esmc_template),
     "GemmaTokenizer": TokenizerClass(_GEMMA_NAMES, _build_gemma, _gemma_template),
 }
 
