@@ -63,7 +63,7 @@ def make_random(directory: pathlib.Path, seed: int, model_type: str, head: str, 
     rotary = FAMILIES[model_type].fixed.get("positions") == "rotary"  # which turn pairs
     widths = [4, 6, 8, 10, 16] if rotary else [3, 5, 8, 11, 16, 21]
     if FAMILIES[model_type].fixed.get("query_key_norm") == "layer":  # over a few units, it divides by next to nothing
-        widths = widths[2:]
+        widths = widths[3:]
     sizes = {
         "num_attention_heads": heads,
         "hidden_size": heads * int(random.choice(widths)),
