@@ -13,6 +13,7 @@ COMMITS = {
     "microsoft/DeBERTa": "4d7fe0b",
     "Nicolas-BZRD/EuroBERT": "55a8722",
     "AnswerDotAI/ModernBERT": "0e9dbe6, branch pretraining_documentation",
+    "JHU-CLSP/ettin-encoder-vs-decoder": "6cbf954",
     "JHU-CLSP/mmBERT": "108ffb3",
     "facebookresearch/fairseq": "84c873d and later ones of the same files",
     "princeton-nlp/SimCSE": "49fa580",
@@ -37,6 +38,7 @@ _EURO = "Nicolas-BZRD/EuroBERT optimus/trainer/"
 _MODERN = "AnswerDotAI/ModernBERT yamls/modernbert/modernbert-"
 _GTE = "model card of Alibaba-NLP/gte-"
 _MM = "JHU-CLSP/mmBERT configs/mmBERT-"
+_ETTIN = "JHU-CLSP/ettin-encoder-vs-decoder pretraining/configs/standard/"
 
 _SIMCSE = "princeton-nlp/SimCSE "
 _SENTENCE = "UKPLab/sentence-transformers "
@@ -368,6 +370,61 @@ PUBLISHED = {
         "data.phases[-2].optimizer.learning_rate": (4e-4, f"{_MM}small-ext.yaml:67"),
         "data.phases[-1].optimizer.learning_rate": (4e-4, f"{_MM}small-decay.yaml:67"),
         "data.phases[-1].optimizer.final_fraction": (0.04, f"{_MM}small-decay.yaml:76"),
+    },
+    "ettin_17m": {
+        "model.num_layers": (7, f"{_ETTIN}very_tiny/encoder_very_tiny.yaml:24"),
+        "model.hidden_size": (256, f"{_ETTIN}very_tiny/encoder_very_tiny.yaml:25"),
+        "model.intermediate_size": (384, f"{_ETTIN}very_tiny/encoder_very_tiny.yaml:26"),
+        "model.num_heads": (4, f"{_ETTIN}very_tiny/encoder_very_tiny.yaml:27"),
+        "data.phases[1].model.local_rotary_base": (10_000.0, f"{_ETTIN}very_tiny/de_decay/encoder_very_tiny.yaml:57"),
+        "optimizer.learning_rate": (3e-3, f"{_ETTIN}very_tiny/encoder_very_tiny.yaml:110"),
+        "optimizer.weight_decay": (3e-4 / 3e-3, f"{_ETTIN}very_tiny/encoder_very_tiny.yaml:115"),
+        "data.phases[2].optimizer.learning_rate": (
+            1.5e-3,
+            f"{_ETTIN}very_tiny/prolong_decay/encoder_very_tiny.yaml:111",
+        ),
+    },
+    "ettin_32m": {
+        "model.num_layers": (10, f"{_ETTIN}tiny/encoder_tiny.yaml:24"),
+        "model.hidden_size": (384, f"{_ETTIN}tiny/encoder_tiny.yaml:25"),
+        "model.intermediate_size": (576, f"{_ETTIN}tiny/encoder_tiny.yaml:26"),
+        "model.num_heads": (6, f"{_ETTIN}tiny/encoder_tiny.yaml:27"),
+        "optimizer.learning_rate": (3e-3, f"{_ETTIN}tiny/encoder_tiny.yaml:110"),
+        "optimizer.weight_decay": (3e-4 / 3e-3, f"{_ETTIN}tiny/encoder_tiny.yaml:115"),
+        "data.phases[2].optimizer.learning_rate": (1.5e-3, f"{_ETTIN}tiny/prolong_decay/encoder_tiny.yaml:111"),
+    },
+    "ettin_68m": {
+        "model.num_layers": (19, f"{_ETTIN}mini/encoder_mini.yaml:24"),
+        "model.hidden_size": (512, f"{_ETTIN}mini/encoder_mini.yaml:25"),
+        "model.intermediate_size": (768, f"{_ETTIN}mini/encoder_mini.yaml:26"),
+        "model.num_heads": (8, f"{_ETTIN}mini/encoder_mini.yaml:27"),
+        "optimizer.learning_rate": (3e-3, f"{_ETTIN}mini/encoder_mini.yaml:110"),
+        "optimizer.weight_decay": (3e-4 / 3e-3, f"{_ETTIN}mini/encoder_mini.yaml:115"),
+        "data.phases[2].optimizer.learning_rate": (1.5e-3, f"{_ETTIN}mini/prolong_decay/encoder_mini.yaml:111"),
+    },
+    "ettin_150m": {
+        "data.mask_rate": (0.3, f"{_ETTIN}base/encoder_base.yaml:6"),
+        "optimizer.b2": (0.98, f"{_ETTIN}base/encoder_base.yaml:113"),
+        "optimizer.epsilon": (1e-6, f"{_ETTIN}base/encoder_base.yaml:114"),
+        "train.eval_mask_rate": (0.15, f"{_ETTIN}base/encoder_base.yaml:94"),
+        "data.phases[0].batch_size": (4608, f"{_ETTIN}base/encoder_base.yaml:121"),
+        "data.phases[0].model.rotary_base": (10_000.0, f"{_ETTIN}base/encoder_base.yaml:55"),
+        "model.rotary_base": (160_000.0, f"{_ETTIN}base/de_decay/encoder_base.yaml:55"),
+        "data.phases[1].optimizer.final_fraction": (0.5, f"{_ETTIN}base/de_decay/encoder_base.yaml:104"),
+        "data.phases[2].optimizer.final_fraction": (0.04, f"{_ETTIN}base/prolong_decay/encoder_base.yaml:105"),
+        "data.phases[2].mask_rate": (0.15, f"{_ETTIN}base/prolong_decay/encoder_base.yaml:6"),
+        "optimizer.learning_rate": (8e-4, f"{_ETTIN}base/encoder_base.yaml:110"),
+        "optimizer.weight_decay": (1e-5 / 8e-4, f"{_ETTIN}base/encoder_base.yaml:115"),
+        "data.phases[2].optimizer.learning_rate": (4e-4, f"{_ETTIN}base/prolong_decay/encoder_base.yaml:111"),
+    },
+    "ettin_400m": {
+        "model.num_layers": (28, f"{_ETTIN}large/encoder_large.yaml:24"),
+        "model.hidden_size": (1024, f"{_ETTIN}large/encoder_large.yaml:25"),
+        "model.intermediate_size": (2624, f"{_ETTIN}large/encoder_large.yaml:26"),
+        "model.num_heads": (16, f"{_ETTIN}large/encoder_large.yaml:27"),
+        "optimizer.learning_rate": (5e-4, f"{_ETTIN}large/encoder_large.yaml:110"),
+        "optimizer.weight_decay": (1e-5 / 5e-4, f"{_ETTIN}large/encoder_large.yaml:115"),
+        "data.phases[2].optimizer.learning_rate": (2.5e-4, f"{_ETTIN}large/prolong_decay/encoder_large.yaml:111"),
     },
     "finetune/mnli": {
         "search.data.batch_size": ((16, 32), "arXiv 1810.04805, appendix A.3"),

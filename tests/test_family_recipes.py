@@ -37,6 +37,11 @@ PARAMETERS = {
     "electra_small": 13_483_008,
     "esm2_8m": 7_408_960,
     "esm2_35m": 33_269_280,
+    "ettin_17m": 16_797_440,
+    "ettin_32m": 31_883_136,
+    "ettin_68m": 68_144_640,
+    "ettin_150m": 149_014_272,
+    "ettin_400m": 394_781_696,
     "eurobert_210m": 211_766_016,
     "eurobert_610m": 607_874_688,
     "eurobert_2b": 2_107_590_912,
@@ -70,6 +75,7 @@ _DEBERTA = {"model_type": "deberta"} | _RELATIVE
 _V2 = {"position_buckets": 256, "share_att_key": True, "norm_rel_ebd": "layer_norm"}
 _DEBERTA_V2 = {"model_type": "deberta-v2", "vocab_size": 128100} | _RELATIVE | _V2
 _MODERNBERT = {"model_type": "modernbert", "global_rope_theta": 160_000.0, "local_rope_theta": 10_000.0}
+_ETTIN = _MODERNBERT | {"local_rope_theta": 160_000.0}
 _MMBERT = _MODERNBERT | {"vocab_size": 256_000, "local_rope_theta": 160_000.0}
 _EUROBERT = {"model_type": "eurobert", "rope_theta": 250_000, "tie_word_embeddings": False}
 _GTE = {"model_type": "new", "rope_theta": 160_000, "max_position_embeddings": 8192}
@@ -98,6 +104,11 @@ PUBLISHED = {
     "electra_large": _ELECTRA | _sizes(1024, 24, 16, 4096) | {"embedding_size": 1024},
     "esm2_8m": _ESM2 | _sizes(320, 6, 20, 1280),
     "esm2_35m": _ESM2 | _sizes(480, 12, 20, 1920),
+    "ettin_17m": _ETTIN | _sizes(256, 7, 4, 384),
+    "ettin_32m": _ETTIN | _sizes(384, 10, 6, 576),
+    "ettin_68m": _ETTIN | _sizes(512, 19, 8, 768),
+    "ettin_150m": _ETTIN | _sizes(768, 22, 12, 1152),
+    "ettin_400m": _ETTIN | _sizes(1024, 28, 16, 2624),
     "eurobert_210m": _EUROBERT | _sizes(768, 12, 12, 3072) | {"num_key_value_heads": 12},
     "eurobert_610m": _EUROBERT | _sizes(1152, 26, 18, 4096) | {"num_key_value_heads": 6},
     "eurobert_2b": _EUROBERT | _sizes(2304, 32, 18, 6144) | {"num_key_value_heads": 6},
@@ -134,6 +145,33 @@ def test_recipes_have_the_published_architecture_and_size(name):
         key: value for key, value in published.items() if key not in _OWN
     }
     assert model_lib.parameter_count(_bare(config)) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", ["mmbert_base", "ettin_32m"])
+@pytest.mark.parametrize("version", [4, 5])
+def test_config_files_of_the_hub_are_read_as_the_recipe(name, version):
+    """Files as transformers 4 wrote them, with keys of the training code in them, and as version 5 does."""
+    sizes = {key: value for key, value in PUBLISHED[name].items() if "theta" not in key}
+    file = sizes | {
+        "architectures": ["ModernBertForMaskedLM"], "attention_bias": False, "cls_token_id": 1, "bos_token_id": 2,
+        "classifier_pooling": "mean", "decoder_bias": True, "deterministic_flash_attn": False, "embedding_dropout": 0.0,
+        "gradient_checkpointing": False, "hidden_activation": "gelu", "initializer_cutoff_factor": 2.0,
+        "layer_norm_eps": 1e-05, "local_attention": 128, "mask_token_id": 4, "max_position_embeddings": 8192,
+        "mlp_dropout": 0.0, "norm_bias": False, "norm_eps": 1e-05, "position_embedding_type": "sans_pos",
+        "repad_logits_with_grad": False, "sparse_pred_ignore_index": -100, "sparse_prediction": False,
+    }  # fmt: skip
+    base = {"rope_type": "default", "rope_theta": 160_000}
+    if version == 4:
+        file |= {"global_attn_every_n_layers": 3, "global_rope_theta": 160_000.0, "local_rope_theta": 160_000.0}
+    else:
+        layers = range(file["num_hidden_layers"])
+        file["layer_types"] = ["sliding_attention" if i % 3 else "full_attention" for i in layers]
+        file["rope_parameters"] = dict.fromkeys(("full_attention", "sliding_attention"), base)
+    model = config_lib.load_recipe(name).model
+    read = model_config.to_model(file, pathlib.Path("config.json"))
+    assert {key: value for key, value in model.items() if key not in _OWN} == {
+        key: value for key, value in read.items() if key not in _OWN
+    }
 
 
 @pytest.mark.parity
@@ -224,6 +262,34 @@ def test_published_rates_of_the_last_phases(name, rows, peaks, decays, final):
         assert [(p.data.mask_rate, round(1 / p.data.temperature, 6), p.data.first_corpora) for p in phases[-3:]] == [
             (0.3, 0.7, 60), (0.15, 0.5, 110), (0.05, 0.3, 0)
         ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "peak", "decay", "local"),
+    [
+        ("ettin_17m", 3e-3, 3e-4, (10_000, 10_000, 160_000)),
+        ("ettin_32m", 3e-3, 3e-4, (10_000, 160_000, 160_000)),
+        ("ettin_68m", 3e-3, 3e-4, (10_000, 160_000, 160_000)),
+        ("ettin_150m", 8e-4, 1e-5, (10_000, 160_000, 160_000)),
+        ("ettin_400m", 5e-4, 1e-5, (10_000, 160_000, 160_000)),
+    ],
+)
+def test_published_course_of_ettin(name, peak, decay, local):
+    """Pre-training, extension and decay, as the yamls of JHU-CLSP/ettin-encoder-vs-decoder say."""
+    config = config_lib.load_recipe(name)
+    phases = config_lib.phases(config)
+    tokens = [(p.stop - p.start) * p.data.batch_size * p.data.sequence_length for p in phases]
+    np.testing.assert_allclose(tokens, [1_700e9, 250e9, 50e9], rtol=1e-3)
+    assert [(p.data.sequence_length, p.data.mask_rate) for p in phases] == [(1024, 0.3), (8192, 0.3), (8192, 0.15)]
+    settings = [config_lib.in_phase(config, phase) for phase in phases]
+    assert [one.model.rotary_base for one in settings] == [10_000, 160_000, 160_000]
+    assert tuple(one.model.local_rotary_base or one.model.rotary_base for one in settings) == local
+    steps = [one.optimizer.weight_decay * one.optimizer.learning_rate for one in settings]
+    np.testing.assert_allclose(steps, [decay] * 3)
+    schedule = run_schedule(config, phases[-1].stop)
+    rates = [float(schedule(phase.stop - 1)) for phase in phases]
+    np.testing.assert_allclose(rates, [peak, peak / 2, 0.04 * peak / 2], rtol=0.02)
+    assert float(schedule(phases[-1].start)) == pytest.approx(peak / 2)
 
 
 def _bare(config):

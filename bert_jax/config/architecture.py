@@ -182,6 +182,12 @@ REFUSALS = (
         "with config.model.local_window={local_window} every n-th layer sees all tokens; expected at least 1",
     ),
     Refusal(
+        "global_offset",
+        lambda m: m["local_window"] and m["global_offset"] >= m["global_every"],
+        "every n-th layer sees all tokens, with n = config.model.global_every={global_every}; expected a number below "
+        "that",
+    ),
+    Refusal(
         "tied_decoder",
         lambda m: m["tied_decoder"] and not m["mlm_transform"] and m["embedding_size"] not in (0, m["hidden_size"]),
         "without config.model.mlm_transform the decoder reads hidden states of {hidden_size}, and the word embedding "

@@ -158,12 +158,30 @@ MODEL_KEYS: dict[str, Key] = group(
         {"empty": "all tokens in all layers"} | TOKENS,
     ),
     global_every=(3, "With a window: layers 0, n, 2n, ... see all tokens (ModernBERT, section 2.1).", DEPTH),
+    global_offset=(0, "With a window: the first layer that sees all tokens, instead of layer 0 (Gemma 3).", DEPTH),
     num_kv_heads=(
         0,
         "Heads of keys and values, each of which serves several query heads (Ainslie et al. 2023, section 2.2).",
         {"falls_back_to": "model.num_heads"} | HEADS,
     ),
     head_size=(0, "Units of an attention head.", {"empty": "hidden_size / num_heads"} | WIDTH),
+    score_size=(
+        0,
+        "Number by whose root attention scores are divided (query_pre_attn_scalar of Gemma 2).",
+        {"falls_back_to": "model.head_size"} | WIDTH,
+    ),
+    query_key_norm=(
+        "none",
+        'Norm of queries and keys, but not those of distances, before positions enter: "rms" (Gemma 3, Qwen3), '
+        '"layer", without a bias (Dehghani et al. 2023, section 2.1; ESM C), or "none".',
+        {"choices": ("none", "rms", "layer")},
+    ),
+    query_key_norm_over=(
+        "head",
+        'With query_key_norm: what is normed as one vector: the units of a "head", with a scale that heads share '
+        '(Gemma 3), or of all "heads" (ESM C).',
+        {"choices": ("head", "heads")},
+    ),
     mlp=(
         "dense",
         'MLP of a layer: "dense", or "gated", activation(gate(x)) * up(x) (GeGLU and SwiGLU; Shazeer 2020).',
@@ -180,12 +198,29 @@ MODEL_KEYS: dict[str, Key] = group(
         "layer (Xiong et al. 2020).",
         {"choices": ("post", "pre")},
     ),
+    output_norm=(
+        False,
+        "Also norms what attention and MLP give, before the residual is added (sandwich norm: Ding et al. 2021, "
+        "section 2.4; Gemma 2).",
+    ),
+    zero_centered_scale=(False, "Norms multiply by 1 + scale, so that scales start at 0 and decay to 1 (Gemma)."),
     embedding_norm=(True, "Puts a norm behind the embeddings."),
+    embedding_scale=(
+        False,
+        "Multiplies word embeddings by the root of their width (Vaswani et al. 2017, section 3.4; Gemma).",
+    ),
     first_norm=(
         True,
         'With norm_place="pre": puts a norm before the first layer\'s attention (ModernBERT, section 2.1: none).',
     ),
     norm_bias=(True, "Gives norms a bias."),
+    final_norm_bias=(True, 'With norm_place="pre": gives the norm behind the last layer a bias too (ESM C: none).'),
+    residual_scale=(
+        1.0,
+        "Number that what attention and MLP give is divided by, before the residual is added (ESM C: sqrt(num_layers / "
+        "36)).",
+        {"above": 0},
+    ),
     attention_bias=(True, "Gives the linear maps of attention a bias."),
     key_bias=(True, "Gives the key map a bias, where attention_bias does."),
     mlp_bias=(True, "Gives the linear maps of the MLPs a bias."),

@@ -257,11 +257,12 @@ def _meaning(spec):
     for key in ("task", "pooler", "language_model", "next_sentence", "sentence_order", "replaced_tokens"):
         del fields[key]
     kinds = spec.positions.split("+")
-    local = spec.local_window and min(spec.global_every, spec.num_layers) > 1
+    seeing_all = [i for i in range(spec.num_layers) if not spec.is_local(i)]
+    local = len(seeing_all) < spec.num_layers
     unread = {
         "mask_id": not spec.token_dropout,
         "position_offset": "learned" not in kinds,
-        "rotary_base": "rotary" not in kinds,
+        "rotary_base": "rotary" not in kinds or not seeing_all,
         "rotary_half": "rotary" not in kinds,
         "local_rotary_base": "rotary" not in kinds or not local,
         "rotary_factor": spec.rotary_scaling == "none",
@@ -272,10 +273,13 @@ def _meaning(spec):
         "rotary_attention_factor": spec.rotary_scaling != "yarn",
         "local_rotary_scaling": spec.rotary_scaling == "none" or not local,
         "global_every": not local,
+        "global_offset": not local,
+        "query_key_norm_over": spec.query_key_norm == "none",
         "conv_groups": not spec.conv_kernel_size,
         "conv_activation": not spec.conv_kernel_size,
         "first_norm": spec.norm_place == "post",
         "norm_bias": spec.norm != "layer_norm",
+        "final_norm_bias": spec.norm != "layer_norm" or spec.norm_place == "post" or not spec.norm_bias,
         "key_bias": not spec.attention_bias,
         "mlp_up_bias": not spec.mlp_bias,
         "group_layers": not spec.layer_groups,
@@ -292,7 +296,8 @@ def _meaning(spec):
     if not local:
         fields["local_window"] = 0
     else:
-        fields["global_every"] = min(spec.global_every, spec.num_layers)
+        first, second = [*seeing_all, spec.num_layers, spec.num_layers][:2]
+        fields |= {"global_offset": first, "global_every": second - first or spec.num_layers}
     if spec.layer_groups * spec.group_layers == spec.num_layers:  # each layer has its own
         fields["layer_groups"] = 0
         fields["group_layers"] = None

@@ -16,7 +16,7 @@ from bert_jax.errors import UserError
 from bert_jax.model import rotary_scaling
 from bert_jax.model.dropout import dropout
 from bert_jax.model.kernels import RESULTS, AttentionMask, attend, attention_weights, splits_evenly, with_unreached
-from bert_jax.model.layers import Keys, Linear
+from bert_jax.model.layers import Keys, Linear, make_norm
 from bert_jax.model.layouts import constrain
 from bert_jax.model.positions import apply_rotary, position_bias, relative_rows, relative_shift
 from bert_jax.model.row_attention import row_attention
@@ -27,6 +27,8 @@ from bert_jax.model.tile_attention import tile_attention
 # Kernels that read queries, keys and values as the projections give them, turn them by rotary positions, and drop
 # weights; those of kernels.FUSED do none of it.
 BY_UNITS = {"row": row_attention, "tile": tile_attention}
+
+_NORMS = {"rms": "rms_norm", "layer": "layer_norm"}  # values of query_key_norm by those of norm
 
 
 @_moved.renamed_members(visibility="mask", distances="relative_table")
@@ -57,7 +59,7 @@ class SelfAttention(nnx.Module):
     There may be fewer heads of keys and values than of queries, each of which then serves several query heads (grouped
     queries, Ainslie et al. 2023, section 2.2). With relative positions a score has further terms: the query times the
     key of the distance, and the key times the query of the distance (disentangled attention, He et al. 2021, section
-    3.1).
+    3.1). Queries and keys may be normed, over the units of each head or of all (Dehghani et al. 2023, section 2.1).
     """
 
     def __init__(self, spec: Spec, *, rngs: Keys):
@@ -71,6 +73,10 @@ class SelfAttention(nnx.Module):
         self.output = Linear(
             queries, size, stddev=spec.output_stddev, bias=bias, initializer=spec.initializer, rngs=rngs
         )
+        if spec.query_key_norm != "none":
+            sizes = (spec.head_size, spec.head_size) if spec.query_key_norm_over == "head" else (queries, keys)
+            norm = functools.partial(make_norm, spec, kind=_NORMS[spec.query_key_norm], bias=False)
+            self.query_norm, self.key_norm = (norm(units) for units in sizes)
         own_projections = spec.has_relative_positions and not spec.relative_shared
         if own_projections and "c2p" in spec.relative_terms:
             self.position_key = linear(size, keys, bias=key_bias)
@@ -157,11 +163,26 @@ class SelfAttention(nnx.Module):
 
     def _projections(self, hidden, queries=None):
         """Returns queries, keys and values, [batch, sequence, units] each, before positions enter."""
-        # The key bias adds the same number to all scores of a query unless positions enter the product, and softmax
-        # cancels it: left out, its gradient is exactly zero instead of rounding noise.
-        cancels = not (self.spec.has_rotary_positions or self.spec.has_relative_positions)
+        # The key bias adds the same number to all scores of a query unless positions or a norm enter the product, and
+        # softmax cancels it: left out, its gradient is exactly zero instead of rounding noise.
+        has_norms = self.spec.query_key_norm != "none"
+        cancels = not (self.spec.has_rotary_positions or self.spec.has_relative_positions or has_norms)
         key = self.key.unbiased(hidden) if cancels else self.key(hidden)
-        return self.query(hidden if queries is None else queries), key, self.value(hidden)
+        query = self.query(hidden if queries is None else queries)
+        if has_norms:
+            query, key = self._normed(self.query_norm, query), self._normed(self.key_norm, key)
+        return self._scaled(query), key, self.value(hidden)
+
+    def _normed(self, norm, x):
+        """Norms queries or keys, [batch, sequence, units]."""
+        if self.spec.query_key_norm_over == "heads":
+            return norm(x)
+        return norm(x.reshape(*x.shape[:2], -1, self.spec.head_size)).reshape(x.shape)
+
+    def _scaled(self, query):
+        """Multiplies queries by what scores, all divided by the root of head_size, then lack (score_size)."""
+        size, divisor = self.spec.head_size, self.spec.score_size
+        return query if size == divisor else query * math.sqrt(size / divisor)
 
     def _distance_tables(self, table, seed, dtype):
         """Returns keys and queries of the relative table, [1, rows, units] each; None for a term without scores."""
@@ -172,7 +193,7 @@ class SelfAttention(nnx.Module):
         if "c2p" in spec.relative_terms:
             keys = (self.key if spec.relative_shared else self.position_key)(table)
         if "p2c" in spec.relative_terms:
-            queries = (self.query if spec.relative_shared else self.position_query)(table)
+            queries = self._scaled((self.query if spec.relative_shared else self.position_query)(table))
         return keys, queries
 
     def _relative_scores(self, query, key, table, seed):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import jax
@@ -56,6 +57,8 @@ class Embeddings(nnx.Module):
           seed: dropout seed, uint32 [2]; None for no dropout.
         """
         spec, hidden = self.spec, self.word(batch["input_ids"])
+        if spec.embedding_scale:
+            hidden = hidden * math.sqrt(spec.embedding_size)
         # The embedding of padding gets no gradient, even where a loss reads every position.
         hidden = jnp.where(batch["attention_mask"][:, :, None] != 0, hidden, jax.lax.stop_gradient(hidden))
         if spec.token_dropout:
@@ -159,7 +162,8 @@ class Layer(nnx.Module):
 
     With norm_place "post" the norm follows the residual sum, with "pre" it precedes attention and MLP and leaves the
     residual stream alone (Xiong et al. 2020, figure 1). With "pre", the first layer may lack the norm before its
-    attention, because the embeddings have just been normed (ModernBERT section 2.1.1). The first layer may also have a
+    attention, because the embeddings have just been normed (ModernBERT section 2.1.1). With output_norm what attention
+    and MLP give is normed too, before the residual is added (Ding et al. 2021). The first layer may also have a
     convolution beside it that reads the layer's input before any norm (DeBERTa v2, microsoft/DeBERTa).
     """
 
@@ -170,6 +174,9 @@ class Layer(nnx.Module):
             self.attention_norm = make_norm(spec, spec.hidden_size)
         self.mlp = MLP(spec, rngs=rngs)
         self.mlp_norm = make_norm(spec, spec.hidden_size)
+        self.has_output_norms, self.residual_scale = spec.output_norm, spec.residual_scale
+        if spec.output_norm:
+            self.attention_output_norm, self.mlp_output_norm = (make_norm(spec, spec.hidden_size) for _ in range(2))
         self.has_convolution = first and spec.conv_kernel_size > 0
         if self.has_convolution:
             self.conv = Convolution(spec, rngs=rngs)
@@ -201,12 +208,19 @@ class Layer(nnx.Module):
         stream = hidden if queries is None else queries
         queries = None if queries is None else self._attention_input(queries)
         mixed = self.attention(self._attention_input(hidden), context, weights_seed, local, queries, distance_seed)
-        stream = stream + dropout(constrain(mixed, "hidden"), self.attention_dropout, attention_seed)
+        mixed = constrain(mixed, "hidden")
+        if self.has_output_norms:
+            mixed = self.attention_output_norm(mixed)
+        mixed = self._scaled(mixed)
+        stream = stream + dropout(mixed, self.attention_dropout, attention_seed)
         if not self.pre_norm:
             stream = self.attention_norm(stream)
         if between is not None:
             stream = between(stream)
         mixed = constrain(self.mlp(self.mlp_norm(stream) if self.pre_norm else stream), "hidden")
+        if self.has_output_norms:
+            mixed = self.mlp_output_norm(mixed)
+        mixed = self._scaled(mixed)
         stream = stream + dropout(mixed, self.dropout, mlp_seed)
         if not self.pre_norm:
             stream = self.mlp_norm(stream)
@@ -222,6 +236,9 @@ class Layer(nnx.Module):
           context, local: see `__call__`.
         """
         return self.attention.weights(self._attention_input(hidden), context, local)
+
+    def _scaled(self, mixed):
+        return mixed if self.residual_scale == 1 else mixed / self.residual_scale
 
     def _attention_input(self, hidden):
         return self.attention_norm(hidden) if self.pre_norm and self.has_attention_norm else hidden
@@ -243,7 +260,7 @@ class Encoder(nnx.Module):
         numbers = range(max(parameter_layers(spec)) + 1)
         self.layers = nnx.Dict({str(i): Layer(spec, first=i == 0, rngs=rngs) for i in numbers})
         if spec.norm_place == "pre":
-            self.norm = make_norm(spec, spec.hidden_size)
+            self.norm = make_norm(spec, spec.hidden_size, bias=spec.final_norm_bias)
         if spec.has_relative_positions:
             stddev = spec.initializer_range
             self.relative = Embedding(

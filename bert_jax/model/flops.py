@@ -80,7 +80,7 @@ def attention_flops(spec: Spec, batch: int, sequence: int, passes: float = 3.0) 
     """
     queries = spec.num_heads * spec.head_size
     near = min(sequence, 2 * (spec.local_window // 2) + 1)
-    local = sum(i % spec.global_every > 0 for i in range(spec.num_layers)) if spec.local_window else 0
+    local = sum(spec.is_local(i) for i in range(spec.num_layers))
     pairs = sequence * ((_layers_run(spec) - local) * sequence + local * near)
     products = 2 * pairs * queries
     if spec.has_relative_positions:

@@ -85,37 +85,49 @@ class Embedding(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Normalises over the last axis, in float32 (Ba et al. 2016)."""
+    """Normalises over the last axis, in float32 (Ba et al. 2016); multiplies by centre + scale."""
 
-    def __init__(self, size: int, *, epsilon: float, bias: bool = True):
-        self.scale = nnx.Param(jnp.ones((size,)))
+    def __init__(self, size: int, *, epsilon: float, bias: bool = True, centre: float = 0.0):
+        self.scale = nnx.Param(jnp.full((size,), 1.0 - centre))
         if bias:
             self.bias = nnx.Param(jnp.zeros((size,)))
-        self.epsilon, self.biased = epsilon, bias
+        self.epsilon, self.biased, self.centre = epsilon, bias, centre
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalises [..., size]; returns the shape and dtype of x."""
         run = _recomputed(_layer_norm, x)
-        return run(x, self.scale[...], self.bias[...] if self.biased else None, self.epsilon)
+        return run(x, _around(self.scale[...], self.centre), self.bias[...] if self.biased else None, self.epsilon)
 
 
 class RMSNorm(nnx.Module):
-    """Divides by the root mean square over the last axis, in float32 (Zhang & Sennrich 2019)."""
+    """Divides by the root mean square over the last axis, in float32 (Zhang & Sennrich 2019); see LayerNorm."""
 
-    def __init__(self, size: int, *, epsilon: float):
-        self.scale = nnx.Param(jnp.ones((size,)))
-        self.epsilon = epsilon
+    def __init__(self, size: int, *, epsilon: float, centre: float = 0.0):
+        self.scale = nnx.Param(jnp.full((size,), 1.0 - centre))
+        self.epsilon, self.centre = epsilon, centre
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalises [..., size]; returns the shape and dtype of x."""
-        return _recomputed(_rms_norm, x)(x, self.scale[...], None, self.epsilon)
+        return _recomputed(_rms_norm, x)(x, _around(self.scale[...], self.centre), None, self.epsilon)
 
 
-def make_norm(spec: Spec, size: int) -> LayerNorm | RMSNorm:
-    """Returns the norm layer that a spec asks for, over vectors of `size`."""
-    if spec.norm == "rms_norm":
-        return RMSNorm(size, epsilon=spec.norm_epsilon)
-    return LayerNorm(size, epsilon=spec.norm_epsilon, bias=spec.norm_bias)
+def make_norm(spec: Spec, size: int, kind: str = "", bias: bool = True) -> LayerNorm | RMSNorm:
+    """Returns the norm layer that a spec asks for.
+
+    Args:
+      spec: the model's spec.
+      size: units of the vectors.
+      kind: a value of config.model.norm; "" for the spec's.
+      bias: whether it has a bias where the spec's norms have one.
+    """
+    centre = float(spec.zero_centered_scale)
+    if (kind or spec.norm) == "rms_norm":
+        return RMSNorm(size, epsilon=spec.norm_epsilon, centre=centre)
+    return LayerNorm(size, epsilon=spec.norm_epsilon, bias=spec.norm_bias and bias, centre=centre)
+
+
+def _around(scale, centre):
+    return scale + centre if centre else scale
 
 
 def _recomputed(run, x):

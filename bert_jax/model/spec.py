@@ -127,14 +127,23 @@ class Spec:
     relative_norm: bool = _default("relative_norm")
     local_window: int = _default("local_window")
     global_every: int = _default("global_every")
+    global_offset: int = _default("global_offset")
     num_kv_heads: int = _default("num_kv_heads")
     head_size: int = _default("head_size")
+    score_size: int = _default("score_size")
+    query_key_norm: str = _default("query_key_norm")
+    query_key_norm_over: str = _default("query_key_norm_over")
     mlp: str = _default("mlp")
     norm: str = _default("norm")
     norm_place: str = _default("norm_place")
+    output_norm: bool = _default("output_norm")
+    zero_centered_scale: bool = _default("zero_centered_scale")
     embedding_norm: bool = _default("embedding_norm")
+    embedding_scale: bool = _default("embedding_scale")
     first_norm: bool = _default("first_norm")
     norm_bias: bool = _default("norm_bias")
+    final_norm_bias: bool = _default("final_norm_bias")
+    residual_scale: float = _default("residual_scale")
     attention_bias: bool = _default("attention_bias")
     key_bias: bool = _default("key_bias")
     mlp_bias: bool = _default("mlp_bias")
@@ -160,11 +169,11 @@ class Spec:
 
     def __post_init__(self):
         """Fills in what follows from other fields."""
+        if not self.head_size:
+            object.__setattr__(self, "head_size", self.hidden_size // self.num_heads)
         for name, key in keys.MODEL.items():
             if key.falls_back_to and not getattr(self, name):
                 object.__setattr__(self, name, getattr(self, key.falls_back_to.removeprefix("model.")))
-        if not self.head_size:
-            object.__setattr__(self, "head_size", self.hidden_size // self.num_heads)
         if not self.rotary_fast_turns:
             object.__setattr__(self, "rotary_fast_turns", keys.FAST_TURNS.get(self.rotary_scaling, 0.0))
         if not self.rotary_attention_factor:
@@ -191,6 +200,10 @@ class Spec:
     def has_position_bias(self) -> bool:
         """Returns whether scores have a bias for each head and bucket of distances."""
         return "bias" in self.positions.split("+")
+
+    def is_local(self, layer: int) -> bool:
+        """Returns whether a layer, by its number from 0, sees the tokens of a window alone."""
+        return bool(self.local_window and (layer - self.global_offset) % self.global_every)
 
     @property
     def relative_score_terms(self) -> int:

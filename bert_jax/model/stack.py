@@ -67,7 +67,7 @@ def parameter_layers(spec: Spec) -> list[int]:
 def layer_patterns(spec: Spec) -> tuple[LayerPattern, ...]:
     """Returns a model's layers as few patterns, taken greedily from the first layer on."""
     sources, count = parameter_layers(spec), spec.num_layers
-    local = [bool(spec.local_window and i % spec.global_every) for i in range(count)]
+    local = [spec.is_local(i) for i in range(count)]
     # Two layers can run as one program if their parameters have the same structure, or are the same parameters.
     special = [i == 0 and (not spec.first_norm or spec.conv_kernel_size > 0) for i in range(count)]
     shared = bool(spec.layer_groups)

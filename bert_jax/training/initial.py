@@ -149,7 +149,7 @@ def _transplanted(config, pretrained, params, model):
                 f"config.init_layers: found {absent[0]}; expected layers of config.init_from={pretrained.name}, which "
                 f"has 0 to {num_layers - 1}"
             )
-        params = transplant.pick_layers(params, config.init_layers, shapes)
+        params = transplant.pick_layers(params, config.init_layers, shapes, model.spec.zero_centered_scale)
         notes = [f"its layers {', '.join(map(str, config.init_layers))}"]
         embeddings = params["encoder"]["embeddings"]
         if "token_type" in embeddings and not model.spec.type_vocab_size:

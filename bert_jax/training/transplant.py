@@ -22,7 +22,7 @@ SIZES = (
 ROTARY = tuple(name for name in MODEL if "rotary_" in name)
 
 
-def pick_layers(params: Mapping, numbers: Sequence[int], shapes: Mapping) -> dict:
+def pick_layers(params: Mapping, numbers: Sequence[int], shapes: Mapping, zero_centered: bool = False) -> dict:
     """Returns a tree with some layers of another, in the order given.
 
     DistilBERT starts so from layers 0, 2, 4, 7, 9 and 11 of BERT's twelve (Sanh et al. 2019, section 3, takes one of
@@ -32,8 +32,10 @@ def pick_layers(params: Mapping, numbers: Sequence[int], shapes: Mapping) -> dic
       params: parameters of the model that has the layers.
       numbers: numbers of the layers to take, from 0.
       shapes: shapes of the wanted parameters.
+      zero_centered: whether a norm that changes nothing has scales of 0 (config.model.zero_centered_scale).
     """
-    return _with_layers(params, _layers(params["encoder"]["layers"], numbers, shapes["encoder"]["layers"]))
+    layers = _layers(params["encoder"]["layers"], numbers, shapes["encoder"]["layers"], zero_centered)
+    return _with_layers(params, layers)
 
 
 def grow(params: Mapping, small: Spec, large: Spec, shapes: Mapping) -> dict:
@@ -52,7 +54,7 @@ def grow(params: Mapping, small: Spec, large: Spec, shapes: Mapping) -> dict:
     """
     layers, wanted = params["encoder"]["layers"], shapes["encoder"]["layers"]
     numbers = [min(round(i * len(layers) / len(wanted)), len(layers) - 1) for i in range(len(wanted))]
-    spread = _with_layers(params, _layers(layers, numbers, wanted))
+    spread = _with_layers(params, _layers(layers, numbers, wanted, large.zero_centered_scale))
     leaves = leaves_by_name(spread)
 
     def tiled(path, leaf):
@@ -111,7 +113,7 @@ def _with_layers(params, layers):
     return params | {"encoder": params["encoder"] | {"layers": layers}}
 
 
-def _layers(source, numbers, shapes):
+def _layers(source, numbers, shapes, zero_centered):
     """Returns copies of layers by their new places, each with the parts that the new place has."""
     layers = {}
     for place, number in enumerate(numbers):
@@ -122,7 +124,7 @@ def _layers(source, numbers, shapes):
         layer = {name: part for name, part in layer.items() if name in wanted}
         if "attention_norm" in wanted and "attention_norm" not in layer:  # a first layer has no such norm
             layer["attention_norm"] = {
-                name: np.full(source["0"]["mlp_norm"][name].shape, float(name == "scale"), np.float32)
+                name: np.full(source["0"]["mlp_norm"][name].shape, name == "scale" and not zero_centered, np.float32)
                 for name in wanted["attention_norm"]
             }
         layers[str(place)] = layer
@@ -134,6 +136,8 @@ def _tiled(name, array, shape, small, large):
     array = np.asarray(array)
     inputs = re.search(r"attention/output/kernel$", name)
     outputs = re.search(r"attention/(query|key|value|position_query|position_key)/(kernel|bias)$", name)
+    if large.query_key_norm_over == "heads":
+        outputs = outputs or re.search(r"attention/(query|key)_norm/(scale|bias)$", name)
     head_axis = 0 if inputs else len(shape) - 1 if outputs else None
     is_key = bool(outputs) and "query" not in outputs[1]
     for axis, size in enumerate(shape):

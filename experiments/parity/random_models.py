@@ -66,6 +66,8 @@ def make_random(directory: pathlib.Path, seed: int, model_type: str, head: str, 
         *family.examples.get("position_embedding_type", ()),
     )  # turns pairs
     widths = [4, 6, 8, 10, 16] if rotary else [3, 5, 8, 11, 16, 21]
+    if FAMILIES[model_type].fixed.get("query_key_norm") == "layer":  # over a few units, it divides by next to nothing
+        widths = widths[3:]
     sizes = {
         "num_attention_heads": heads,
         "hidden_size": heads * int(random.choice(widths)),
@@ -229,7 +231,7 @@ def named(model_type: str, sizes: dict) -> dict:
 
 
 def rescale(torch, model, scale: float) -> None:
-    """Sets weights as training leaves them: biases and norms away from 0 and 1, and a few large directions."""
+    """Sets weights as training leaves them: biases and norms not as they begin, and a few large directions."""
     norms = norm_weights(model)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -237,7 +239,7 @@ def rescale(torch, model, scale: float) -> None:
                 continue
             noise = torch.randn(parameter.shape)
             norm = name in norms
-            parameter.copy_(1 + 2 * scale * noise if norm else scale * noise)
+            parameter.copy_(parameter + 2 * scale * noise if norm else scale * noise)
             if norm:
                 parameter[:: max(1, len(parameter) // 2)] *= 4
 

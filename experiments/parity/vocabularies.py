@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import tokenizers as hf
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from bert_jax.data.vocabularies import published, training
+from bert_jax.data.vocabularies import published, tokenizer_classes, training
 from bert_jax.data.vocabularies.tokenizer_classes import AMINO_ACIDS
 
 Named = tuple[str, pathlib.Path]
@@ -125,6 +125,8 @@ def written(folder: pathlib.Path) -> Iterator[Named]:
     yield directory(folder, "mpnet", "mpnet", [(folder / "mpnet.txt", "vocab.txt")])
     (folder / "esm.txt").write_text("\n".join(AMINO_ACIDS), "utf-8")
     yield directory(folder, "esm", "esm", [(folder / "esm.txt", "vocab.txt")])
+    yield gemma(folder, "mmbert", "modernbert")
+    yield gemma(folder, "embeddinggemma", "gemma3_text", tokenizer_class="GemmaTokenizer", add_eos_token=False)
     named = {"bert", "distilbert", "electra"}
     for model_type, name in published.CLASS_OF_MODEL_TYPE.items():  # families that have BERT's vocabulary too
         if name == "BertTokenizer" and model_type not in named:
@@ -196,6 +198,25 @@ def eurobert(folder, name, vocab, merges, ends=False) -> Named:
     return _generic(folder, name, "eurobert", tokenizer, **roles)
 
 
+def gemma(folder, name, model_type, **settings) -> Named:
+    """Writes the layout of Gemma's vocabulary: BPE of characters, unknown ones as bytes, runs of white space added."""
+    characters = dict.fromkeys(["\u2581", "\n", *_CHARACTERS])
+    merges = [tuple(merge.replace("\u0120", "\u2581").split(" ")) for merge in _MERGES if "\u010a" not in merge]
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    tokens = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *map("".join, merges), *characters]
+    vocab = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
+    model = models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    tokenizer = tokenizer_classes.gemma_pipeline(model)
+    tokenizer.add_tokens([hf.AddedToken(token, normalized=False) for token in ("\n\n", "\u2581\u2581\u2581", "<b>")])
+    tokenizer.add_special_tokens(special)
+    ids = [(token, vocab[token]) for token in ("<bos>", "<eos>")]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A <eos>", pair="<bos> $A <eos> $B <eos>", special_tokens=ids
+    )
+    roles = {f"{token.strip('<>')}_token": token for token in special}
+    return _generic(folder, name, model_type, tokenizer, **(roles | settings))
+
+
 def unigram(path: pathlib.Path, special: list[str]) -> pathlib.Path:
     """Writes a SentencePiece model without a character map; `special` first: "?" ends the unknown, "+" user symbols."""
     from sentencepiece import sentencepiece_model_pb2
@@ -218,7 +239,7 @@ def unigram(path: pathlib.Path, special: list[str]) -> pathlib.Path:
 
 
 def _generic(folder, name, model_type, tokenizer, **settings):
-    name, path = directory(folder, name, model_type, tokenizer_class="PreTrainedTokenizerFast", **settings)
+    name, path = directory(folder, name, model_type, **({"tokenizer_class": "PreTrainedTokenizerFast"} | settings))
     tokenizer.save(str(path / "tokenizer.json"))
     return name, path
 

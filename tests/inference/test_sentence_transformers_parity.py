@@ -12,6 +12,7 @@ from bert_jax.errors import UserError
 from bert_jax.interop import huggingface
 from bert_jax.model import Task
 from bert_jax.model.projection import TORCH_ACTIVATIONS
+from experiments.parity import random_models, vocabularies
 from tests.inference import conftest
 from tests.inference.conftest import texts
 
@@ -28,17 +29,18 @@ def relative(ours, theirs):
     return np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
 
 
-def assert_agrees(path, folder, **options):
+def assert_agrees(path, folder, tolerance=1e-5, **options):
     """The same vectors from a directory, and from what is written of it, here and there."""
     import sentence_transformers
 
     asked = texts(24, most=20)
     expected = sentence_transformers.SentenceTransformer(str(path), device="cpu").encode(asked, **options)
-    assert relative(bert_jax.Embedder.from_pretrained(path).encode(asked, **options), expected) < 1e-5
+    assert relative(bert_jax.Embedder.from_pretrained(path).encode(asked, **options), expected) < tolerance
     huggingface.write(huggingface.read(path), folder / "written")
     again = sentence_transformers.SentenceTransformer(str(folder / "written"), device="cpu").encode(asked, **options)
     np.testing.assert_array_equal(again, expected)
-    assert relative(bert_jax.Embedder.from_pretrained(folder / "written").encode(asked, **options), expected) < 1e-5
+    again = bert_jax.Embedder.from_pretrained(folder / "written").encode(asked, **options)
+    assert relative(again, expected) < tolerance
 
 
 def saved(path, modules, **options):
@@ -97,6 +99,34 @@ def test_settings_beside_the_modules(base, tmp_path):
     assert written["similarity_fn_name"] == "dot"
     for i, options in enumerate(({"max_seq_length": 6}, {"do_lower_case": True}, {"processing_kwargs": {"text": {"max_length": 7}}})):  # fmt: skip # noqa: E501
         assert_agrees(saved(tmp_path / str(i), modules(**options)), tmp_path / f"of {i}")
+
+
+def test_embedding_gemma(tmp_path):
+    """Its layout: Gemma's vocabulary, two dense layers without a bias behind the mean, unit length, prompts by task."""
+    import torch
+    import transformers
+    from sentence_transformers import models
+
+    _, path = vocabularies.gemma(tmp_path, "encoder", "gemma3_text", tokenizer_class="GemmaTokenizer")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    config = transformers.Gemma3TextConfig(
+        vocab_size=len(tokenizer), hidden_size=24, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=10, query_pre_attn_scalar=7, intermediate_size=36, max_position_embeddings=512, sliding_window=9,
+        sliding_window_pattern=3, use_bidirectional_attention=True, initializer_range=0.3,
+    )  # fmt: skip
+    torch.manual_seed(3)
+    encoder = transformers.Gemma3TextModel(config)
+    random_models.rescale(torch, encoder, 0.2)
+    encoder.save_pretrained(path)
+    dense = {"bias": False, "activation_function": torch.nn.Identity()}
+    modules = [models.Transformer(str(path)), models.Pooling(24), models.Dense(24, 96, **dense)]
+    modules += [models.Dense(96, 24, **dense), models.Normalize()]
+    prompts = {"query": "task: search result | query: ", "document": "title: none | text: "}
+    saved(tmp_path / "model", modules, prompts=prompts)
+    names = [module["path"] for module in json.loads((tmp_path / "model/modules.json").read_text())]
+    assert names[2:4] == ["2_Dense", "3_Dense"]
+    for name in prompts:
+        assert_agrees(tmp_path / "model", tmp_path / name, prompt_name=name, tolerance=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["Transformer", "BERT"])

@@ -34,6 +34,9 @@ MODELS = {
     "NewForMaskedLM": {"type_vocab_size": 2, "rope_theta": 500.0, "rope_scaling": {"type": "ntk", "factor": 2.0}},
     "EsmForMaskedLM": {"pad_token_id": 1, "mask_token_id": 17, "token_dropout": True,
                        "position_embedding_type": "rotary"},
+    "Gemma3TextModel": _SPECIAL | {"use_bidirectional_attention": True, "num_key_value_heads": 1, "head_dim": 6,
+                                   "query_pre_attn_scalar": 5, "sliding_window": 5, "sliding_window_pattern": 2},
+    "EsmcForMaskedLM": _SPECIAL | {"mask_token_id": 4},
 }  # fmt: skip
 
 FAIRSEQ = ("MPNetForMaskedLM", "EsmForMaskedLM")  # with fairseq's ids of special tokens

@@ -210,6 +210,33 @@ PUBLISHED = {
         {"positions": "learned", "position_offset": 2, "max_positions": 1024, "embedding_norm": True,
          "token_dropout": True},
     ),
+    "google/embeddinggemma-300m": (
+        {"model_type": "gemma3_text", "architectures": ["Gemma3TextModel"], "_sliding_window_pattern": 6,
+         "attention_bias": False, "attention_dropout": 0.0, "attn_logit_softcapping": None, "bos_token_id": 2,
+         "eos_token_id": 1, "final_logit_softcapping": None, "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh",
+         "hidden_size": 768, "initializer_range": 0.02, "intermediate_size": 1152,
+         "layer_types": [*["sliding_attention"] * 5, "full_attention"] * 4, "max_position_embeddings": 2048,
+         "num_attention_heads": 3, "num_hidden_layers": 24, "num_key_value_heads": 1, "pad_token_id": 0,
+         "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06, "rope_local_base_freq": 10000.0, "rope_scaling": None,
+         "rope_theta": 1000000.0, "sliding_window": 512, "use_bidirectional_attention": True, "use_cache": True,
+         "vocab_size": 262144},
+        {"local_window": 512, "global_every": 6, "global_offset": 5, "rotary_base": 1e6, "local_rotary_base": 1e4,
+         "num_kv_heads": 1, "head_size": 0, "score_size": 0, "query_key_norm": "rms", "query_key_norm_over": "head",
+         "output_norm": True, "zero_centered_scale": True, "embedding_scale": True, "embedding_norm": False,
+         "norm": "rms_norm", "norm_place": "pre", "mlp": "gated", "activation": "gelu_tanh"},
+    ),
+    "biohub/ESMC-300M": (
+        {"model_type": "esmc", "architectures": ["EsmcForMaskedLM"], "attention_bias": False, "attention_dropout": 0.0,
+         "bos_token_id": 0, "classifier_dropout": 0.1, "eos_token_id": 2, "head_dim": 64, "hidden_act": "silu",
+         "hidden_size": 960, "initializer_range": 0.02, "intermediate_size": 2560, "mask_token_id": 32,
+         "max_position_embeddings": 2048, "mlp_bias": False, "num_attention_heads": 15, "num_hidden_layers": 30,
+         "num_key_value_heads": 15, "pad_token_id": 1, "tie_word_embeddings": False, "vocab_size": 64,
+         "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}},
+        {"query_key_norm": "layer", "query_key_norm_over": "heads", "residual_scale": (30 / 36) ** 0.5,
+         "norm_bias": True, "final_norm_bias": False, "norm": "layer_norm", "norm_place": "pre", "mlp": "gated",
+         "activation": "silu", "head_activation": "gelu", "tied_decoder": False, "rotary_base": 1e4, "num_kv_heads": 0,
+         "head_size": 0},
+    ),
     "distilbert-base-uncased": (
         {"model_type": "distilbert", "activation": "gelu", "attention_dropout": 0.1, "dim": 768, "dropout": 0.1,
          "hidden_dim": 3072, "n_heads": 12, "n_layers": 6, "qa_dropout": 0.1, "seq_classif_dropout": 0.2,
@@ -224,8 +251,9 @@ def test_published_settings_are_understood_and_said_again(name):
     config, expected = PUBLISHED[name]
     actual = model_config.to_model(config, "config.json")
     assert {key: actual[key] for key in expected} == expected
-    spec = make_spec(actual | {"pooler": False}, actual["vocab_size"], next_sentence=False)
     family = config["model_type"]
+    predicts = frozenset({"language_model"}) in FAMILIES[family].classes.values()
+    spec = make_spec(actual | {"pooler": False}, actual["vocab_size"], next_sentence=False, language_model=predicts)
     assert formats.choose_family(spec) == family and not formats.differences(spec, family)
     again = model_config.from_model(spec, family, original=config)
     assert model_config.to_model(again, "config.json") == actual
@@ -303,6 +331,34 @@ def test_published_settings_are_understood_and_said_again(name):
         ("bert", {"is_decoder": True}, "is_decoder True is not supported"),
         ("roformer", {"rotary_value": True}, "rotary_value True is not supported; expected False"),
         ("roformer", {"embedding_size": 0}, "embedding_size 0; expected a positive number"),
+        (
+            "gemma3_text",
+            {"use_bidirectional_attention": False},
+            "use_bidirectional_attention False, which is a decoder",
+        ),
+        ("gemma3_text", {"use_bidirectional_attention": None}, "which is a decoder; expected true, as EmbeddingGemma"),
+        ("gemma3_text", {"num_key_value_heads": 3}, "num_attention_heads 2 is not divisible by num_key_value_heads 3"),
+        (
+            "gemma3_text",
+            {"attn_logit_softcapping": 50.0},
+            "attn_logit_softcapping 50.0 is not supported; expected None",
+        ),
+        ("gemma3_text", {"sliding_window": 0}, "sliding_window 0; expected a positive number"),
+        ("gemma3_text", {"layer_types": ["full_attention"] * 3}, "expected 4 of full_attention and sliding_attention"),
+        (
+            "gemma3_text",
+            {"layer_types": ["full_attention", "full_attention", "sliding_attention", "full_attention"]},
+            "expected full_attention at every n-th layer",
+        ),
+        (
+            "gemma3_text",
+            {"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0}}},
+            "expected rope_type default",
+        ),
+        ("esmc", {"num_key_value_heads": 1}, "num_key_value_heads 1; expected 2, as norms are over all units"),
+        ("esmc", {"head_dim": 8}, "head_dim 8; expected 6, as norms are over all units of the heads"),
+        ("esmc", {"tie_word_embeddings": True}, "tie_word_embeddings True is not supported; expected False"),
+        ("esmc", {"rope_parameters": {"rope_type": "yarn"}}, "expected rope_type default"),
         ("mpnet", {"relative_attention_num_buckets": 64}, "num_buckets 64 is not supported; expected 32"),
         ("mpnet", {"max_position_embeddings": 2}, "leaves no position behind the first 2 rows"),
         ("esm", {"position_embedding_type": "relative_key"}, "'relative_key' is not supported; expected absolute or"),
@@ -391,6 +447,40 @@ def test_windows_that_no_layer_has_stand_in_no_formats_way(make, changes):
     spec = made_like(make, "modernbert", 0, "language_model").model.spec
     spec = dataclasses.replace(spec, local_window=6, **changes)
     assert formats.differences(spec, "modernbert") == []
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [
+        ("llll", (6, 5, 4)),
+        ("gggg", (0, 3, 0)),
+        ("lglg", (6, 2, 1)),
+        ("gllg", (6, 3, 0)),
+        ("lllg", (6, 4, 3)),
+        ("llgl", (6, 3, 2)),
+        ("gggl", None),
+    ],
+)
+def test_layers_with_and_without_a_window(make, kinds, expected):
+    """Whatever the layers are, as long as every n-th sees all tokens, they are said again as they were."""
+    names = {"l": "sliding_attention", "g": "full_attention"}
+    config = {"model_type": "gemma3_text", **SIZES, **MADE["gemma3_text"][0], "layer_types": [names[k] for k in kinds]}
+    if expected is None:
+        with pytest.raises(UserError, match="expected full_attention at every n-th layer"):
+            model_config.to_model(config, "config.json")
+        return
+    model = model_config.to_model(config, "config.json")
+    assert (model["local_window"], model["global_every"], model["global_offset"]) == expected
+    spec = make_spec(model | {"pooler": False}, model["vocab_size"], next_sentence=False, language_model=False)
+    assert [spec.is_local(i) for i in range(4)] == [kind == "l" for kind in kinds]
+    assert formats.differences(spec, "gemma3_text") == []
+    assert model_config.from_model(spec, "gemma3_text")["layer_types"] == config["layer_types"]
+
+
+def test_windows_from_the_first_layer_on_have_no_word_in_modernberts_format(make):
+    spec = made_like(make, "modernbert", 0, "language_model").model.spec
+    (actual,) = formats.differences(dataclasses.replace(spec, global_offset=1), "modernbert")
+    assert (actual.key, actual.value, actual.expressed) == ("model.global_offset", 1, 0)
 
 
 @pytest.mark.parametrize("pooling", ["max", "attention"])

@@ -40,6 +40,8 @@ WHOLE = {
     "megatron-bert ForSequenceClassification": (dict(pooler=True, task="sequence_classification"), SEQUENCE),
     "roformer ForMaskedLM": (dict(language_model=True), LM),
     "roformer ForSequenceClassification": (dict(task="sequence_classification"), SEQUENCE),
+    "esmc ForMaskedLM": (dict(language_model=True), LM),
+    "esmc ForSequenceClassification": (dict(task="sequence_classification"), SEQUENCE),
     "mpnet ForMaskedLM": (dict(language_model=True), LM),
     "mpnet ForSequenceClassification": (dict(task="sequence_classification"), SEQUENCE),
     "neobert LMHead": (dict(language_model=True), LM),

@@ -31,6 +31,8 @@ def forward(config, params, ids, types):
     if config["token_dropout"]:
         masked = ids == config["mask_id"]
         x = np.where(masked[:, None], 0, x * (1 - 0.15 * 0.8) / (1 - masked.mean()))
+    if config["embedding_scale"]:
+        x = x * math.sqrt(x.shape[-1])
     if "learned" in config["positions"]:
         x = x + tables["position"]["embedding"][places + config["position_offset"]]
     if config["type_vocab_size"]:
@@ -67,9 +69,13 @@ def _layer(config, encoder, i, x, stream):
     params, pre = encoder["layers"][str(_source(config, i))], config["norm_place"] == "pre"
     first = pre and (config["first_norm"] or i > 0)
     keys, queries = (_norm(config, params["attention_norm"], y) if first else y for y in (x, stream))
-    h = stream + _attention(config, encoder, params["attention"], i, queries, keys)
+    mixed = _attention(config, encoder, params["attention"], i, queries, keys)
+    mixed = _norm(config, params["attention_output_norm"], mixed) if config["output_norm"] else mixed
+    h = stream + mixed / config["residual_scale"]
     h = h if pre else _norm(config, params["attention_norm"], h)
-    h = h + _mlp(config, params["mlp"], _norm(config, params["mlp_norm"], h) if pre else h)
+    mixed = _mlp(config, params["mlp"], _norm(config, params["mlp_norm"], h) if pre else h)
+    mixed = _norm(config, params["mlp_output_norm"], mixed) if config["output_norm"] else mixed
+    h = h + mixed / config["residual_scale"]
     h = h if pre else _norm(config, params["mlp_norm"], h)
     if i == 0 and config["conv_kernel_size"]:
         mixed = ACTIVATIONS[config["conv_activation"]](_convolution(config, params["conv"], x))
@@ -89,9 +95,11 @@ def _source(config, i):
 def _attention(config, encoder, params, i, queries, keys):
     length, heads = len(keys), config["num_heads"]
     groups, size = config["num_kv_heads"] or heads, config["head_size"] or config["hidden_size"] // heads
-    local = config["local_window"] and i % config["global_every"]
-    query = _linear(params["query"], queries).reshape(length, heads, size)
-    key, value = (_linear(params[name], keys).reshape(length, groups, size) for name in ("key", "value"))
+    local = config["local_window"] and i % config["global_every"] != config["global_offset"]
+    query, key = _linear(params["query"], queries), _linear(params["key"], keys)
+    query, key = (_query_key_norm(config, params, name, x, size) for name, x in (("query", query), ("key", key)))
+    query, key = query.reshape(length, heads, size), key.reshape(length, groups, size)
+    value = _linear(params["value"], keys).reshape(length, groups, size)
     if "rotary" in config["positions"]:
         base = config["local_rotary_base"] if local and config["local_rotary_base"] else config["rotary_base"]
         speeds, factor = _speeds(config, base, size, length, local)
@@ -103,7 +111,7 @@ def _attention(config, encoder, params, i, queries, keys):
         named = config["relative_terms"].split("+")
         scores, terms = scores + _distances(config, encoder, params, query, key, named), 1 + len(named)
     distance = np.arange(length)[:, None] - np.arange(length)
-    scores = scores / math.sqrt(size * terms)
+    scores = scores / math.sqrt((config["score_size"] or size) * terms)
     if "bias" in config["positions"]:
         rows = [[_bias_row(config, a - b) for b in range(length)] for a in range(length)]
         scores = scores + encoder["position_bias"]["embedding"][np.array(rows)].transpose(2, 0, 1)
@@ -113,6 +121,15 @@ def _attention(config, encoder, params, i, queries, keys):
     weights = np.exp(np.where(seen, scores, -np.inf))
     weights = weights / weights.sum(-1, keepdims=True)
     return _linear(params["output"], np.einsum("hqk,khd->qhd", weights, value).reshape(length, -1))
+
+
+def _query_key_norm(config, params, name, x, size):
+    """Norms queries or keys [sequence, units], each head's units by themselves or all of them together."""
+    if config["query_key_norm"] == "none":
+        return x
+    parts = x.reshape(len(x), -1, size) if config["query_key_norm_over"] == "head" else x
+    kind = {"norm": f"{config['query_key_norm']}_norm"}
+    return _norm({**config, **kind}, params[f"{name}_norm"], parts).reshape(x.shape)
 
 
 def _distances(config, encoder, params, query, key, terms):
@@ -212,5 +229,5 @@ def _linear(params, x):
 def _norm(config, params, x):
     if config["norm"] == "layer_norm":
         x = x - x.mean(-1, keepdims=True)
-    x = x / np.sqrt((x**2).mean(-1, keepdims=True) + config["norm_epsilon"]) * params["scale"]
-    return x + params.get("bias", 0.0)
+    scale = params["scale"] + config["zero_centered_scale"]
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + config["norm_epsilon"]) * scale + params.get("bias", 0.0)

@@ -42,6 +42,20 @@ COMBINED = {
         positions="bias", bias_buckets=8, bias_distance=9, local_window=6, global_every=2, num_kv_heads=2),
     "learned and bias of distances, pre-norm, causal, shared layers": dict(
         positions="learned+bias", bias_distance=20, norm_place="pre", attention="causal", layer_groups=2),
+    "Gemma 3: normed heads and outputs, RMSNorm around 1, grouped queries, windows from the first layer on": dict(
+        query_key_norm="rms", output_norm=True, zero_centered_scale=True, embedding_scale=True, embedding_norm=False,
+        norm="rms_norm", norm_place="pre", positions="rotary", local_rotary_base=50.0, local_window=5, global_every=3,
+        global_offset=2, num_layers=6, num_kv_heads=2, head_size=10, score_size=7, mlp="gated", type_vocab_size=0,
+        activation="gelu_tanh"),
+    "ESM C: LayerNorm over all heads, key bias, no positions": dict(
+        query_key_norm="layer", query_key_norm_over="heads", norm_place="pre", positions="none", num_layers=2,
+        final_norm_bias=False, residual_scale=0.3),
+    "normed queries and keys of all groups, relative, post-norm, shared layers, other scale": dict(
+        query_key_norm="rms", query_key_norm_over="heads", positions="relative", num_kv_heads=2, layer_groups=2,
+        output_norm=True, residual_scale=1.7, score_size=30, embedding_size=9, embedding_scale=True),
+    "LayerNorm of heads around 1, bias of distances, windows, causal": dict(
+        query_key_norm="layer", zero_centered_scale=True, positions="learned+bias", local_window=6, global_every=2,
+        global_offset=1, attention="causal", score_size=3, norm_bias=False),
     "odd heads, learned and relative, projection": dict(
         hidden_size=21, num_heads=3, positions="learned+relative", norm_place="pre", norm="rms_norm",
         embedding_projection=True, relative_buckets=7, relative_span=30),

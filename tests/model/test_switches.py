@@ -41,7 +41,19 @@ SWITCHES = {
         "positions": "relative", "relative_buckets": 6, "relative_shared": True, "relative_norm": True,
         "conv_kernel_size": 3, "conv_groups": 2, "mask_decoder": "enhanced",
     },
+    "normed heads": {
+        "query_key_norm": "rms", "output_norm": True, "zero_centered_scale": True, "embedding_scale": True,
+        "norm": "rms_norm", "norm_place": "pre", "embedding_norm": False, "positions": "rotary", "score_size": 9,
+        "local_window": 6, "global_every": 3, "global_offset": 2, "num_kv_heads": 2, "num_layers": 6, "mlp": "gated",
+    },
     # No family has these.
+    "normed queries and keys, relative, shared": {
+        "query_key_norm": "layer", "query_key_norm_over": "heads", "positions": "relative", "relative_shared": True,
+        "relative_buckets": 6, "layer_groups": 1, "output_norm": True, "num_kv_heads": 2, "score_size": 3,
+    },
+    "normed queries and keys without positions": {
+        "query_key_norm": "rms", "query_key_norm_over": "heads", "positions": "none", "zero_centered_scale": True,
+    },
     "relative, shared, pre-norm": {
         "positions": "learned+relative", "relative_span": 5, "relative_terms": "p2c", "layer_groups": 1,
         "norm_place": "pre", "num_kv_heads": 1, "embedding_size": 8, "key_bias": False, "mask_decoder": "enhanced",
@@ -61,8 +73,8 @@ SWITCHES = {
     },
 }  # fmt: skip
 # What make test has time for; make test-more runs MORE, make test-full the others.
-SHORT = ("windows", "few kv heads", "token dropout")
-MORE = ("shared", "relative", "windows, causal")
+SHORT = ("windows", "few kv heads", "token dropout", "normed heads")
+MORE = ("shared", "relative", "windows, causal", "normed queries and keys without positions")
 
 
 def marks(name):
@@ -134,7 +146,8 @@ def test_every_parameter_learns_and_scanned_layers_are_those_one_by_one(switches
         for path, leaf in jax.tree_util.tree_leaves_with_path(gradient)
         if not np.abs(leaf).max() > 0
     ]
-    no_places = model.spec.positions in ("learned", "none")  # where the key's bias cancels
+    # Where the key's bias cancels.
+    no_places = model.spec.positions in ("learned", "none") and model.spec.query_key_norm == "none"
     assert all(name.endswith("attention/key/bias") and no_places for name in still), still
     scanned = make_model(switches, scan_layers=True)
     stacked = model_lib.stack_layers(params)
@@ -240,7 +253,7 @@ def test_long_rows_of_windows_are_those_of_masked_scores_and_may_drop_weights():
     assert np.isfinite(dropped).all() and not np.allclose(dropped, whole)
 
 
-@pytest.mark.parametrize("name", ["windows", "relative", "windows, shared, post-norm"])
+@pytest.mark.parametrize("name", ["windows", "relative", "windows, shared, post-norm", "normed heads"])
 def test_attention_weights_are_of_what_a_layer_sees(name):
     model, batch = make_model(SWITCHES[name]), make_batch(2)
     params = model.init(jax.random.key(5))
@@ -248,7 +261,7 @@ def test_attention_weights_are_of_what_a_layer_sees(name):
     assert weights.shape == (model.spec.num_layers, 2, 4, LENGTH, LENGTH)
     np.testing.assert_allclose(weights.sum(-1), 1.0, atol=1e-5)
     reach = np.abs(np.arange(LENGTH)[:, None] - np.arange(LENGTH)) > 3
-    local = [bool(model.spec.local_window and i % model.spec.global_every) for i in range(model.spec.num_layers)]
+    local = [model.spec.is_local(i) for i in range(model.spec.num_layers)]
     for layer, near in zip(weights, local, strict=True):
         assert (np.asarray(layer)[0][:, reach].max() == 0) == near
 
@@ -305,6 +318,7 @@ def test_layers_are_run_as_the_fewest_patterns():
     assert patterns(num_layers=12) == [(0, 1, 12)]
     assert patterns(num_layers=22, **PRE, **WINDOWS) == [(0, 1, 1), (1, 3, 7)]
     assert patterns(num_layers=12, **WINDOWS) == [(0, 3, 4)]
+    assert patterns(num_layers=24, local_window=6, global_every=6, global_offset=5) == [(0, 6, 4)]
     assert patterns(num_layers=12, layer_groups=1) == [(0, 1, 12)]
     assert patterns(num_layers=12, layer_groups=2, group_layers=3) == [(0, 3, 2), (6, 3, 2)]
     assert patterns(num_layers=6, conv_kernel_size=3) == [(0, 1, 1), (1, 1, 5)]
@@ -361,6 +375,10 @@ def test_layers_are_run_as_the_fewest_patterns():
         ({"conv_kernel_size": 3, "attention": "causal"}, "conv_kernel_size: found 3, .*causal"),
         ({"conv_kernel_size": 3, "conv_groups": 5}, "conv_groups: found 5, .*hidden_size=16"),
         ({"local_window": 4, "global_every": 0}, "global_every: found 0, .*at least 1"),
+        (
+            {"local_window": 4, "global_offset": 3},
+            "global_offset: found 3, .*global_every=3; expected a number below that",
+        ),
         ({"mlm_transform": False, "embedding_size": 8}, "tied_decoder: found True, .*embedding_size=8"),
     ],
 )

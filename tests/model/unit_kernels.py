@@ -111,6 +111,7 @@ def make_model(platform, **changes):
 FAMILIES = {
     "learned": {},
     "rotary, grouped heads": {"positions": "rotary", "num_kv_heads": 2},
+    "normed heads": {"positions": "rotary", "num_kv_heads": 2, "query_key_norm": "rms", "score_size": 5},
     "windows": {"positions": "rotary", "local_window": 64, "global_every": 2, "local_rotary_base": 100.0},
 }
 

@@ -57,6 +57,28 @@ def test_a_first_layer_that_is_another_kind():
     there, here = params["encoder"]["layers"], picked["encoder"]["layers"]
     assert here["0"]["conv"] is there["0"]["conv"] and "attention_norm" not in here["0"]
     assert np.all(here["1"]["attention_norm"]["scale"] == 1) and not np.any(here["1"]["attention_norm"]["bias"])
+    around_one = transplant.pick_layers(params, (2, 0), shapes, zero_centered=True)["encoder"]["layers"]["1"]
+    assert not np.any(around_one["attention_norm"]["scale"]) and not np.any(around_one["attention_norm"]["bias"])
+
+
+@pytest.mark.parametrize("over", ["head", "heads"])
+def test_norms_of_queries_and_keys_grow_with_their_heads(over):
+    norms = {"query_key_norm": "layer", "query_key_norm_over": over}
+    old, params, _ = numbered(config_of(num_heads=4, num_kv_heads=2, head_size=4, **norms))
+    new, _, shapes = numbered(config_of(num_heads=9, num_kv_heads=3, head_size=4, **norms))
+    grown = transplant.grow(params, old.spec, new.spec, shapes)["encoder"]["layers"]["1"]["attention"]
+    source = params["encoder"]["layers"]["1"]["attention"]
+    for name in ("query", "key"):
+        scale = np.asarray(source[f"{name}_norm"]["scale"])
+        if over == "heads":  # beside the units of the maps' outputs
+            parts = scale.reshape((2, 2, 4) if name == "query" else (2, 4))
+            scale = circle(parts, (3, 3, 4) if name == "query" else (3, 4)).ravel()
+        np.testing.assert_array_equal(grown[f"{name}_norm"]["scale"], scale)
+        assert grown[f"{name}_norm"]["scale"].shape == shapes_of(shapes, name)
+
+
+def shapes_of(shapes, name):
+    return shapes["encoder"]["layers"]["1"]["attention"][f"{name}_norm"]["scale"].shape
 
 
 def circle(array, shape):

@@ -54,8 +54,9 @@ def word_starts(word_ids: list[int | None]) -> np.ndarray:
 
 
 def cuts_words(tokenizer: hf.Tokenizer) -> bool:
-    """Returns whether a pipeline's pre-tokenizer cuts text into words."""
-    return tokenizer.pre_tokenizer is not None and len(tokenizer.pre_tokenizer.pre_tokenize_str("a a")) > 1
+    """Returns whether a pipeline's pre-tokenizer cuts text, as the normalizer leaves it, into words."""
+    text = tokenizer.normalizer.normalize_str("a a") if tokenizer.normalizer else "a a"
+    return tokenizer.pre_tokenizer is not None and len(tokenizer.pre_tokenizer.pre_tokenize_str(text)) > 1
 
 
 def encoder_for(tokenizer: hf.Tokenizer):

@@ -15,6 +15,9 @@ from bert_jax.data.vocabularies import chunks, published, tokenizer_classes
 from bert_jax.data.vocabularies.tokenizer import Frame, Tokenizer, trimmed
 from bert_jax.errors import UserError
 
+# The normalizer of Gemma's pipelines, which puts no space before a text.
+_GEMMA_SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+
 
 class HuggingFaceTokenizer(Tokenizer):
     """Is a tokenizer that the `tokenizers` package runs."""
@@ -49,8 +52,9 @@ class HuggingFaceTokenizer(Tokenizer):
         self._begins_word = np.zeros(self.vocab_size, bool)
         if not chunks.cuts_words(tokenizer):
             self._begins_word[[i for token, i in vocab.items() if token.startswith(("▁", "Ġ"))]] = True
-        pipeline = json.dumps(json.loads(tokenizer.to_str())["pre_tokenizer"])
-        self.leading_space = "ByteLevel" in pipeline
+        state = json.loads(tokenizer.to_str())
+        pipeline = json.dumps(state["pre_tokenizer"])
+        self.leading_space = "ByteLevel" in pipeline or state["normalizer"] == _GEMMA_SPACES
         self._holds_spaces = self.leading_space or "Metaspace" in pipeline
 
     def encode(self, texts, special=False):

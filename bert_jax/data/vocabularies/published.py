@@ -20,7 +20,7 @@ from bert_jax.errors import UserError
 # Every file that a vocabulary may consist of: all are kept when a model is written again.
 FILES = (
     STATE, CONFIG, "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
-    "sentencepiece.bpe.model", "spiece.model", "spm.model",
+    "sentencepiece.bpe.model", "spiece.model", "spm.model", "tokenizer.model",
 )  # fmt: skip
 _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # The class that goes with a model_type; a tokenizer_config.json may name another.
@@ -44,6 +44,8 @@ CLASS_OF_MODEL_TYPE = {
     "roformer": "RoFormerTokenizer",
     "mpnet": "MPNetTokenizer",
     "esm": "EsmTokenizer",
+    "gemma3_text": "GemmaTokenizer",
+    "esmc": "EsmcTokenizer",
 }
 # Classes that take tokenizer.json as it is, and the models for which they do, whatever class the settings name.
 _GENERIC = ("PreTrainedTokenizer", "TokenizersBackend")

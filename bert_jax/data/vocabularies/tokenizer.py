@@ -13,8 +13,8 @@ from bert_jax.errors import UserError
 
 # Names of each special token in the published vocabularies; the first one that a vocabulary has is used.
 SPECIAL_NAMES = {
-    "cls": ("[CLS]", "<s>", "<cls>", "<|begin_of_text|>"),
-    "sep": ("[SEP]", "</s>", "<sep>", "<|end_of_text|>"),
+    "cls": ("[CLS]", "<s>", "<cls>", "<|begin_of_text|>", "<bos>"),
+    "sep": ("[SEP]", "</s>", "<sep>", "<|end_of_text|>", "<eos>"),
     "mask": ("[MASK]", "<mask>", "<|mask|>"),
     "pad": ("[PAD]", "<pad>", "<|pad|>", "<|end_of_text|>"),
     "unk": ("[UNK]", "<unk>"),

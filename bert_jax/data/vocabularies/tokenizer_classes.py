@@ -37,6 +37,16 @@ _ESM_NAMES = {
 # The vocabulary of ESM-1b, ESM-1v and ESM-2: the amino acids by frequency, X for any, B, U, Z and O, and marks of gaps.
 AMINO_ACIDS = ("<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>")
 _PYTHON_SPACES = "[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+"  # those of str.split
+_GEMMA_NAMES = {
+    "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "<pad>", "mask_token": "<mask>",
+}  # fmt: skip
+_ESMC_NAMES = {
+    "bos_token": "<cls>", "eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "<pad>", "cls_token": "<cls>",
+    "mask_token": "<mask>",
+}  # fmt: skip
+# The tokens of ESM C in the order of their ids, which its weights presuppose: amino acids, marks of gaps, and what is
+# between chains.
+_ESMC_TOKENS = ("<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-|", "<mask>")
 _SPACE = "\u2581"  # the character that stands for a space in SentencePiece's pieces
 
 
@@ -83,6 +93,15 @@ def byte_level_pipeline(model: models.BPE, add_prefix_space: bool = False) -> hf
     tokenizer = hf.Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def gemma_pipeline(model: models.BPE) -> hf.Tokenizer:
+    """Builds Gemma's pipeline around a model: SentencePiece's BPE, in whose pieces white space is kept."""
+    tokenizer = hf.Tokenizer(model)
+    tokenizer.normalizer = normalizers.Replace(" ", _SPACE)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
     return tokenizer
 
 
@@ -275,11 +294,8 @@ def _build_bert(directory, settings, names):
 
 
 def _build_byte_level(directory, settings, names):
-    model = read_object(directory / STATE).get("model", {})
-    if "vocab" in model:
-        vocab = model["vocab"]
-        merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
-    else:
+    vocab, merges = _state_merges(directory)
+    if vocab is None:
         files = (_existing(directory / name) for name in ("vocab.json", "merges.txt"))
         vocab, merges = models.BPE.read_file(*map(str, files))
     model = models.BPE(vocab, merges, continuing_subword_prefix="", end_of_word_suffix="", fuse_unk=False)
@@ -348,6 +364,23 @@ def _build_esm(directory, settings, names):
     return protein_pipeline(tokens, names), names, ()
 
 
+def _build_gemma(directory, settings, names):
+    vocab, merges = _state_merges(directory)
+    if vocab is None:
+        raise UserError(f"{directory / STATE}: no such file; a GemmaTokenizer is read from it")
+    unk = text_of(names["unk_token"])
+    tokenizer = gemma_pipeline(models.BPE(vocab, merges, unk_token=unk, fuse_unk=True, byte_fallback=True))
+    tokenizer.post_processor = hf.Tokenizer.from_file(str(directory / STATE)).post_processor
+    return tokenizer, names, ()
+
+
+def _build_esmc(directory, settings, names):
+    vocab = {token: i for i, token in enumerate(_ESMC_TOKENS)}
+    chain_break = settings.get("chain_break_token", "|")
+    model = models.BPE(vocab, [], unk_token=text_of(names["unk_token"]))
+    return hf.Tokenizer(model), names, (chain_break,)
+
+
 def _bert_template(tokenizer, names):
     return template(tokenizer, text_of(names["cls_token"]), text_of(names["sep_token"]), 1)
 
@@ -375,6 +408,14 @@ def _deberta_template(tokenizer, names):
     return template(tokenizer, text_of(names["cls_token"]), text_of(names["sep_token"]), 2)
 
 
+def _gemma_template(tokenizer, names):
+    return template(tokenizer, text_of(names["bos_token"]), text_of(names["eos_token"]), 1)
+
+
+def _esmc_template(tokenizer, names):
+    return template(tokenizer, text_of(names["cls_token"]), text_of(names["eos_token"]), 1)
+
+
 _XLM_MODEL = "sentencepiece.bpe.model"
 CLASSES = {
     "BertTokenizer": TokenizerClass(_BERT_NAMES, _build_bert, _bert_template),
@@ -386,6 +427,8 @@ CLASSES = {
     "MPNetTokenizer": TokenizerClass(_MPNET_NAMES, _build_mpnet, _mpnet_processing),
     "EsmTokenizer": TokenizerClass(_ESM_NAMES, _build_esm, _esm_template),
     "DebertaV2Tokenizer": TokenizerClass(_DEBERTA_NAMES, _build_deberta_v2, _bert_template, "spm.model"),
+    "EsmcTokenizer": TokenizerClass(_ESMC_NAMES, _build_esmc, _esmc_template),
+    "GemmaTokenizer": TokenizerClass(_GEMMA_NAMES, _build_gemma, _gemma_template),
 }
 
 
@@ -400,6 +443,15 @@ def _state_pieces(directory):
     charsmap = next(maps, None)
     vocab = [tuple(piece) for piece in state["model"]["vocab"]]
     return vocab, charsmap and base64.b64decode(charsmap), None
+
+
+def _state_merges(directory):
+    """Returns (ids of the tokens, merges) of the BPE model in tokenizer.json; (None, None) without one."""
+    model = read_object(directory / STATE).get("model", {})
+    if "vocab" not in model:
+        return None, None
+    merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
+    return model["vocab"], merges
 
 
 def _state_vocab(directory):

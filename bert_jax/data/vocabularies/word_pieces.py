@@ -23,7 +23,7 @@ def begins_word(tokenizer: Tokenizer) -> np.ndarray:
     begin with "##", which a word's first piece does not.
     """
     tokens = [tokenizer.token(i) for i in range(tokenizer.vocab_size)]
-    if tokenizer.leading_space:
+    if tokenizer.leading_space and not any(token and token.startswith("▁") for token in tokens):
         return np.array([_is_unspaced(token) for token in tokens])
     if tokenizer.kind in ("unigram", "sentencepiece", "bpe"):
         return np.array([token is not None and _is_first_piece(token) for token in tokens])

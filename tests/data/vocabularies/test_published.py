@@ -115,6 +115,19 @@ def test_mpnet_has_fairseqs_frame_around_wordpieces(directory):
     ]
 
 
+def test_esm_cs_tokens_are_amino_acids(directory, tmp_path):
+    """As EsmcTokenizer of transformers, which needs no file, says in its documentation."""
+    tokenizer = loading.load(directory("esmc", tokenizer_class="EsmcTokenizer"))
+    ids = [5, 23, 13, 9, 18, 6, 21, 12, 15, 4, 20, 17, 14, 16, 10, 8, 11, 7, 22, 19]
+    assert tokenizer.encode(["ACDEFGHIKLMNPQRSTVWY", "ac A"]) == [ids, [3, 3, 3, 5]]
+    assert tokenizer.frame == Frame.usual(0, 2, 1) and tokenizer.vocab_size == 33
+    assert (tokenizer.pad_id, tokenizer.unk_id, tokenizer.mask_id) == (1, 3, 32)
+    assert tokenizer.encode(["A|<mask>"], special=True) == [[5, 31, 32]]
+    tokenizer.save(tmp_path / "saved")
+    again = loading.load(tmp_path / "saved")
+    assert again.encode(["AC|D"], special=True) == [[5, 23, 31, 13]] and again.roles() == tokenizer.roles()
+
+
 def test_settings_win_over_the_file(directory):
     folder = directory("bert", tokenizer_class="BertTokenizer", do_lower_case=False)
     hugging_face.wordpiece(VOCABULARY, True, "test").save(folder)

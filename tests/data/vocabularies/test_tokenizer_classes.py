@@ -8,7 +8,8 @@ import random
 import pytest
 
 from bert_jax.data import rows
-from bert_jax.data.vocabularies import chunks, loading, sentencepiece_models, training
+from bert_jax.data.vocabularies import chunks, loading, sentencepiece_models, training, word_pieces
+from bert_jax.data.vocabularies.tokenizer import Frame
 from bert_jax.errors import UserError
 from experiments.parity import vocabularies
 from tests.data.awkward import PAIRS, TEXTS, random_texts
@@ -23,8 +24,9 @@ BESIDE_SPACES = [
 NAMES = [
     "distilbert", "electra", "mbert", "deberta", "deberta, prefix space", "modernbert", "eurobert",
     "eurobert, end of text too", "xlm-r", "albert", "albert, cased", "deberta-v3", "deberta-v2, punctuation split",
-    "mpnet", "esm",
+    "mpnet", "esm", "mmbert", "embeddinggemma",
 ]  # fmt: skip
+UNCUT = ("deberta-v2, punctuation split", "mmbert", "embeddinggemma")  # whose texts are encoded whole
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,7 @@ def test_every_way_to_encode_agrees(loaded, name):
         assert all(text[a:b] == text[a:b].strip() and 0 <= a <= b <= len(text) for a, b in offsets)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if "punctuation split" not in name and name != "esm"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in (*UNCUT, "esm")])
 def test_cached_chunks_equal_direct_encoding(loaded, name):
     tokenizer, rng = loaded[name], random.Random(3)
     assert tokenizer._chunks is not None
@@ -122,6 +124,29 @@ def test_offsets_refer_to_the_original_text(loaded):
     tokenizer = loaded["albert"]
     places = {tokenizer.token(i): text[a:b] for i, (a, b) in zip(*tokenizer.encode_with_offsets(text), strict=True)}
     assert places["\u2581on"] == "on" and places["mat"] == "mat" and places["\u2581a"] == "\uff21"
+
+
+def test_gemmas_pieces_keep_spaces_and_fall_back_to_bytes(loaded):
+    for name in ("mmbert", "embeddinggemma"):
+        tokenizer = loaded[name]
+        assert tokenizer.leading_space and tokenizer.frame == Frame((2,), (1,), (1,), (1,), ((0,), 0, (0,)))
+        (ids,), (starts,) = tokenizer.encode_with_words([" hello the19\u732b"])
+        tokens = [tokenizer.token(i) for i in ids]
+        assert "".join(tokens[:-4]) == "\u2581hello\u2581the" and tokens[-4:] == ["19", "<0xE7>", "<0x8C>", "<0xAB>"]
+        assert [token.startswith("\u2581") for token in tokens] == starts.tolist() and starts.sum() == 2
+        assert tokenizer.decode(ids) == " hello the19\u732b"
+        begins = word_pieces.begins_word(tokenizer)
+        assert [bool(begins[tokenizer.token_id(token)]) for token in ("\u2581the", "he", "\u4e2d")] == [
+            True,
+            False,
+            True,
+        ]
+
+
+def test_a_gemma_vocabulary_without_its_file_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "gemma3_text"}')
+    with pytest.raises(UserError, match="tokenizer.json: no such file; a GemmaTokenizer is read from it"):
+        loading.load(tmp_path)
 
 
 def test_tokens_of_the_end_and_of_padding_may_be_one(loaded, directories, tmp_path):
