@@ -126,7 +126,7 @@ MODEL_KEYS: dict[str, Key] = group(
     ),
     rotary_attention_factor=(
         0.0,
-        "Factor of queries and of keys with yarn (Peng et al. 2024, equation 22: the root of 1 / t).",
+        "Factor of queries and of keys with yarn (Peng et al. 2024, section 3.4: the root of 1 / t).",
         {"empty": "0.1 ln(rotary_factor) + 1"} | IN_PHASES,
     ),
     local_rotary_scaling=(False, "Slows positions in layers with a window too, which see no further.", IN_PHASES),
