@@ -58,6 +58,33 @@ REFUSALS = (
         "a window alone; expected local_window=0, or rotary or learned positions",
     ),
     Refusal(
+        "layer_windows",
+        lambda m: not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in m["layer_windows"]),
+        "it names a number of tokens for each layer, one after the other; expected numbers from 0 on, such as (512,)",
+    ),
+    Refusal(
+        "layer_windows",
+        lambda m: m["layer_windows"] and m["local_window"],
+        "config.model.local_window={local_window} names windows too; expected one of them",
+    ),
+    Refusal(
+        "positions",
+        lambda m: _has(m, "relative") and any(m["layer_windows"]),
+        "relative positions score all pairs of tokens, and config.model.layer_windows={layer_windows} asks for those "
+        "of windows alone; expected no windows, or rotary or learned positions",
+    ),
+    Refusal(
+        "positions",
+        lambda m: _has(m, "relative") and m["global_projections"],
+        "relative positions have no scores of config.model.global_projections; expected False, or rotary or learned "
+        "positions",
+    ),
+    Refusal(
+        "global_projections",
+        lambda m: m["global_projections"] and m["global_tokens"] == "none",
+        "config.model.global_tokens=none leaves no token that they are for; expected False, or global_tokens=auto",
+    ),
+    Refusal(
         "attention_kernel",
         lambda m: _has(m, "relative") and m["attention_kernel"] not in ("auto", "xla", "row"),
         "this kernel has no place for the scores of config.model.positions={positions}; expected auto, xla or row",

@@ -52,7 +52,12 @@ def differences(spec: Spec, model_type: str, original: Mapping | None = None) ->
     try:
         read = model_config.to_model(config, "config.json") | {"pooler": spec.pooler}
         read = make_spec(
-            read, spec.vocab_size, next_sentence=False, language_model=spec.language_model, platform=spec.platform
+            read,
+            spec.vocab_size,
+            next_sentence=False,
+            language_model=spec.language_model,
+            task=spec.task,
+            platform=spec.platform,
         )
     except UserError as error:
         return [Difference("model", "this", _refusal(error))]
@@ -257,12 +262,12 @@ def _meaning(spec):
     for key in ("task", "pooler", "language_model", "next_sentence", "sentence_order", "replaced_tokens"):
         del fields[key]
     kinds = spec.positions.split("+")
-    local = spec.local_window and min(spec.global_every, spec.num_layers) > 1
+    windows = _windows(spec)
     unread = {
         "position_offset": "learned" not in kinds,
         "rotary_base": "rotary" not in kinds,
-        "local_rotary_base": "rotary" not in kinds or not local,
-        "global_every": not local,
+        "local_rotary_base": "rotary" not in kinds or not spec.has_windows,
+        "global_every": not windows["local_window"],
         "conv_groups": not spec.conv_kernel_size,
         "conv_activation": not spec.conv_kernel_size,
         "first_norm": spec.norm_place == "post",
@@ -278,15 +283,28 @@ def _meaning(spec):
         unread[key] = not spec.language_model
     for key in ("head_activation", "head_bias"):
         unread[key] |= not spec.mlm_transform
+    fields |= windows | {"global_tokens": _global_tokens(spec)}
     fields |= {key: None for key, none in unread.items() if none}
-    if not local:
-        fields["local_window"] = 0
-    else:
-        fields["global_every"] = min(spec.global_every, spec.num_layers)
     if spec.layer_groups * spec.group_layers == spec.num_layers:  # each layer has its own
         fields["layer_groups"] = 0
         fields["group_layers"] = None
     return fields
+
+
+def _windows(spec):
+    """Returns the keys of windows, by local_window and global_every where these can say which layers have one."""
+    local, windows = next((window for window in spec.windows if window), 0), spec.windows
+    every = next((i for i, window in enumerate(windows) if i and not window), spec.num_layers)
+    if windows == tuple(local if i % every else 0 for i in range(spec.num_layers)):
+        return {"local_window": local, "global_every": every, "layer_windows": ()}
+    return {"local_window": 0, "global_every": 0, "layer_windows": windows}
+
+
+def _global_tokens(spec):
+    """Returns which tokens are global ones in a model's own task."""
+    if spec.global_tokens == "auto" and spec.task and spec.task.name == "question_answering":
+        return "question"
+    return "first" if spec.first_is_global else "none"
 
 
 def __getattr__(name: str):

@@ -108,6 +108,9 @@ class Spec:
     relative_norm: bool = _default("relative_norm")
     local_window: int = _default("local_window")
     global_every: int = _default("global_every")
+    layer_windows: tuple[int, ...] = _default("layer_windows")
+    global_tokens: str = _default("global_tokens")
+    global_projections: bool = _default("global_projections")
     num_kv_heads: int = _default("num_kv_heads")
     head_size: int = _default("head_size")
     mlp: str = _default("mlp")
@@ -140,6 +143,7 @@ class Spec:
 
     def __post_init__(self):
         """Fills in what follows from other fields."""
+        object.__setattr__(self, "layer_windows", tuple(self.layer_windows))  # a file has a list
         for name, key in keys.MODEL.items():
             if key.falls_back_to and not getattr(self, name):
                 object.__setattr__(self, name, getattr(self, key.falls_back_to.removeprefix("model.")))
@@ -167,6 +171,25 @@ class Spec:
     def has_position_bias(self) -> bool:
         """Returns whether scores have a bias for each head and bucket of distances."""
         return "bias" in self.positions.split("+")
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Returns for each layer the number of tokens that a token sees, half of them on each side; 0 for all."""
+        if self.layer_windows:
+            return tuple(self.layer_windows[i % len(self.layer_windows)] for i in range(self.num_layers))
+        local = self.local_window  # 0 where global_every may be too
+        return tuple(local if local and i % self.global_every else 0 for i in range(self.num_layers))
+
+    @property
+    def has_windows(self) -> bool:
+        """Returns whether a layer has a window."""
+        return any(self.windows)
+
+    @property
+    def first_is_global(self) -> bool:
+        """Returns whether the first token of each text is a global one, where a batch does not say which are."""
+        reads_first = self.task is not None and self.task.name in ("sequence_classification", "embedding")
+        return self.global_tokens == "first" or (self.global_tokens == "auto" and reads_first)
 
     @property
     def relative_score_terms(self) -> int:

@@ -127,7 +127,7 @@ def _tiled(name, array, shape, small, large):
     """Tiles an array of the smaller model to the shape of the larger one's."""
     array = np.asarray(array)
     inputs = re.search(r"attention/output/kernel$", name)
-    outputs = re.search(r"attention/(query|key|value|position_query|position_key)/(kernel|bias)$", name)
+    outputs = re.search(r"attention/((?:position_|global_)?(?:query|key|value))/(kernel|bias)$", name)
     head_axis = 0 if inputs else len(shape) - 1 if outputs else None
     is_key = bool(outputs) and "query" not in outputs[1]
     for axis, size in enumerate(shape):

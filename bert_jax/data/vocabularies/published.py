@@ -43,6 +43,7 @@ CLASS_OF_MODEL_TYPE = {
     "bert-generation": "BertGenerationTokenizer",
     "roformer": "RoFormerTokenizer",
     "mpnet": "MPNetTokenizer",
+    "longformer": "RobertaTokenizer",
 }
 # Classes that take tokenizer.json as it is, and the models for which they do, whatever class the settings name.
 _GENERIC = ("PreTrainedTokenizer", "TokenizersBackend")
