@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any
 
 from bert_jax.config.key_groups import COUNT, DEPTH, MAY_CHANGE, RATE, ROWS, TOKENS, WIDTH, group, key_of
+from bert_jax.config.model_keys import MODEL
 from bert_jax.config.pretraining_keys import MESH, PRETRAINING, PROFILE
 from bert_jax.config.schema import LARGEST_INTEGER, Key
 
@@ -91,6 +92,9 @@ FINETUNING: dict[str, Key] = {
     **_as_in_pretraining("model.dtype", "model.scan_layers", "model.attention_kernel", "model.remat"),
     **_as_in_pretraining(
         "model.hidden_dropout", "model.attention_dropout", default=-1.0, empty="init_from's", empty_value=-1.0
+    ),
+    **_as_in_pretraining(
+        "model.global_tokens", default="", choices=("", *MODEL["global_tokens"].choices), empty="init_from's"
     ),
     **group(
         "task",

@@ -18,6 +18,8 @@ SIZES = (
 )  # fmt: skip
 # Keys that any model with rotary positions takes other values of: no parameter depends on them.
 ROTARY = ("rotary_base", "local_rotary_base")
+# Keys that a model takes other values of with config.init_long.
+LONG = ("local_window", "global_every", "layer_windows", "global_tokens", "global_projections")
 
 
 def pick_layers(params: Mapping, numbers: Sequence[int], shapes: Mapping) -> dict:
@@ -59,6 +61,22 @@ def grow(params: Mapping, small: Spec, large: Spec, shapes: Mapping) -> dict:
 
     grown = jax.tree_util.tree_map_with_path(tiled, shapes)
     return spread | {name: part for name, part in grown.items() if name in spread}
+
+
+def with_global_maps(params: Mapping) -> dict:
+    """Returns parameters whose global tokens have maps of their own, which are copies of those of all tokens.
+
+    So Longformer starts from RoBERTa (Beltagy et al. 2020, section 5; scripts/convert_model_to_long.ipynb of
+    allenai/longformer).
+
+    Args:
+      params: parameters of a model without such maps.
+    """
+    layers = {}
+    for number, layer in params["encoder"]["layers"].items():
+        copies = {f"global_{name}": dict(layer["attention"][name]) for name in ("query", "key", "value")}
+        layers[number] = {**layer, "attention": {**layer["attention"], **copies}}
+    return _with_layers(params, layers)
 
 
 def changes_of_positions(old: Spec, new: Spec, rule: str) -> list[str]:
