@@ -38,6 +38,7 @@ PARAMETERS = {
     "eurobert_210m": 211_766_016,
     "eurobert_610m": 607_874_688,
     "eurobert_2b": 2_107_590_912,
+    "longformer_base": 148_068_864,
     "mbert": 177_853_440,
     "mmbert_base": 306_939_648,
     "mmbert_small": 140_493_696,
@@ -70,6 +71,9 @@ _EUROBERT = {"model_type": "eurobert", "rope_theta": 250_000, "tie_word_embeddin
 _XLM_R = {"model_type": "xlm-roberta", "vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1}
 _XLM_R |= {"layer_norm_eps": 1e-5}
 
+_LONGFORMER = {"model_type": "longformer", "attention_window": [512] * 12, "vocab_size": 50265, "type_vocab_size": 1}
+_LONGFORMER |= {"layer_norm_eps": 1e-5, "max_position_embeddings": 4098}
+
 # What the published config.json files say that is not their class's default.
 PUBLISHED = {
     "albert_base": _ALBERT | _sizes(768, 12, 12, 3072),
@@ -90,6 +94,7 @@ PUBLISHED = {
     "eurobert_210m": _EUROBERT | _sizes(768, 12, 12, 3072) | {"num_key_value_heads": 12},
     "eurobert_610m": _EUROBERT | _sizes(1152, 26, 18, 4096) | {"num_key_value_heads": 6},
     "eurobert_2b": _EUROBERT | _sizes(2304, 32, 18, 6144) | {"num_key_value_heads": 6},
+    "longformer_base": _LONGFORMER,
     "mbert": {"model_type": "bert", "vocab_size": 119547},
     "mmbert_base": _MMBERT | _sizes(768, 22, 12, 1152),
     "mmbert_small": _MMBERT | _sizes(384, 22, 6, 1152),
@@ -128,7 +133,7 @@ def test_recipes_have_as_many_parameters_as_transformers(name):
     import torch
     import transformers
 
-    pooler = {"add_pooling_layer": False} if name.startswith("xlm_r") else {}
+    pooler = {"add_pooling_layer": False} if name.startswith(("xlm_r", "longformer")) else {}
     with torch.device("meta"):
         model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(**PUBLISHED[name]), **pooler)
     assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]

@@ -117,7 +117,7 @@ def params(
     grown, notes = _grown(pretrained, tokenizer)
     grown = _extended(config, pretrained, grown, model)
     notes += transplant.changes_of_positions(pretrained.model.spec, model.spec, config.init_positions)
-    if config.init_long and model.spec.global_projections and not pretrained.model.spec.global_projections:
+    if config.init_long and model.spec.global_projections:
         grown = transplant.with_global_maps(grown)
         notes.append("maps of global tokens: copies of the others")
     grown, more = _transplanted(config, pretrained, grown, model)

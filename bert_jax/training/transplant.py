@@ -66,11 +66,11 @@ def grow(params: Mapping, small: Spec, large: Spec, shapes: Mapping) -> dict:
 def with_global_maps(params: Mapping) -> dict:
     """Returns parameters whose global tokens have maps of their own, which are copies of those of all tokens.
 
-    So Longformer starts from RoBERTa (Beltagy et al. 2020, section 5; scripts/convert_model_to_long.ipynb of
-    allenai/longformer).
+    So Longformer starts from RoBERTa, and so are the maps copied once more after a masked-language objective, which
+    trains none of them (Beltagy et al. 2020, section 5; scripts/convert_model_to_long.ipynb of allenai/longformer).
 
     Args:
-      params: parameters of a model without such maps.
+      params: parameters of a model with such maps or without.
     """
     layers = {}
     for number, layer in params["encoder"]["layers"].items():
