@@ -278,8 +278,8 @@ def _power(number):
 
 def _global_positions(positions, shape):
     """Returns the positions of each row, int32 [batch, k], -1 for none; k is one of few numbers."""
-    most = max(len(row_positions) for row_positions in positions)
-    return _in_slots(positions, (shape[0], min(shape[1], _power(max(1, most)))), -1)
+    size = max(len(row_positions) for row_positions in positions)
+    return _in_slots(positions, (shape[0], min(shape[1], _power(max(1, size)))), -1)
 
 
 def _in_slots(positions, shape, filler=0):

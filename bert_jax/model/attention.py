@@ -14,7 +14,7 @@ from bert_jax import _moved
 from bert_jax.config.kernels import resolve_kernel
 from bert_jax.errors import UserError
 from bert_jax.model.dropout import dropout
-from bert_jax.model.global_tokens import global_attention, global_weights, placed, positions_of, tokens_at
+from bert_jax.model.global_tokens import drop_weights, global_weights, placed, positions_of, tokens_at
 from bert_jax.model.kernels import RESULTS, AttentionMask, attend, attention_weights, splits_evenly, with_unreached
 from bert_jax.model.layers import Keys, Linear
 from bert_jax.model.layouts import constrain
@@ -82,6 +82,7 @@ class SelfAttention(nnx.Module):
             self.global_value = linear(size, keys, bias=bias)
         self.spec = spec
 
+    @_moved.renamed_arguments(local="window")
     def __call__(
         self,
         hidden: jax.Array,
@@ -101,7 +102,7 @@ class SelfAttention(nnx.Module):
           queries: [batch, sequence, hidden], the input of the query projection; None for `hidden`.
           distance_seed: dropout seed of the relative table; None for no dropout.
         """
-        mask, spec = _mask(context, window), self.spec
+        mask, spec = self._mask(context, window), self.spec
         kernel = choose_kernel(spec, hidden.shape[1], mask, seed is not None)
         if kernel in BY_UNITS and splits_evenly(hidden.shape[0], spec.num_heads):
             return self.output(self._mixed(kernel, hidden, context, mask, queries, seed, distance_seed))
@@ -116,8 +117,8 @@ class SelfAttention(nnx.Module):
             run = jax.checkpoint(run)
         mixed = run(query, key, value, mask, seed=seed, bias=bias)
         if self._has_own_rows(mask):
-            inputs = self._of_global_tokens(hidden, context, mask, queries, (query, key, value))
-            rows = global_attention(*inputs, mask, spec.attention_dropout, seed, bias)
+            weights, mix = self._of_global_tokens(hidden, context, mask, queries, (query, key, value))
+            rows = mix(drop_weights(weights, mask, spec.attention_dropout, seed).astype(mixed.dtype))
             mixed = placed(mixed, rows, mask.global_positions)
         return self.output(mixed.transpose(0, 2, 1, 3).reshape(*hidden.shape[:2], -1))
 
@@ -133,6 +134,7 @@ class SelfAttention(nnx.Module):
         mixed = run(query, key, value, mask, self.spec.head_size, rotation, rate, seed)
         return checkpoint_name(with_unreached(mixed, mask), RESULTS)
 
+    @_moved.renamed_arguments(local="window")
     def weights(self, hidden: jax.Array, context: Context, window: int = 0) -> jax.Array:
         """Returns attention weights before dropout, float32 [batch, heads, query, key], by plain XLA.
 
@@ -140,7 +142,7 @@ class SelfAttention(nnx.Module):
           hidden: [batch, sequence, hidden].
           context, window: see `__call__`.
         """
-        mask = _mask(context, window)
+        mask = self._mask(context, window)
         query, key, value = self._project(hidden, context, mask)
         bias, num_terms = self._bias(context), 1
         if self.spec.has_relative_positions:
@@ -149,38 +151,75 @@ class SelfAttention(nnx.Module):
         weights = attention_weights(query, key, mask, bias, num_terms)
         if not self._has_own_rows(mask):
             return weights
-        query, key, _ = self._of_global_tokens(hidden, context, mask, None, (query, key, value))
-        return placed(weights, global_weights(query, key, mask, bias), mask.global_positions)
+        rows, _ = self._of_global_tokens(hidden, context, mask, None, (query, key, key))
+        return placed(weights, rows, mask.global_positions)
 
     def _bias(self, context):
         """Returns the bias of positions before scaling, [1, heads, query, key], or None."""
         return None if context.bias is None else context.bias * math.sqrt(self.spec.head_size)
+
+    def _mask(self, context, window):
+        """Returns the mask of a layer with a window, or without one for 0."""
+        window = self.spec.local_window if window is True else window  # as earlier versions called it
+        return context.mask.with_window(window // 2) if window else context.mask
 
     def _has_own_rows(self, mask):
         """Returns whether the outputs of global tokens are computed beside those of the others."""
         return mask.global_positions is not None and (mask.window is not None or self.spec.global_projections)
 
     def _of_global_tokens(self, hidden, context, mask, queries, of_all):
-        """Returns queries of the global tokens, [batch, heads, k, head_size], and the keys and values that they see.
+        """Returns attention weights of the global tokens, and a function that mixes what they see by such weights.
 
         Args:
           hidden, context, queries: see `__call__`.
           mask: which tokens attend to which.
           of_all: queries, keys and values of all tokens, which those of global tokens are without maps of their own.
+
+        Returns:
+          (float32 [batch, heads, k, sequence], a function from weights to [batch, heads, k, head_size]).
         """
-        positions, spec = mask.global_positions, self.spec
+        positions, spec, rotation = mask.global_positions, self.spec, _rotation(context, mask)
+        query, key, value = of_all
         if not spec.global_projections:
-            query, key, value = of_all
-            return tokens_at(query, positions, axis=2), key, value
-        query = self.global_query(tokens_at(hidden if queries is None else queries, positions))
-        key = self.global_key(hidden) if self._key_bias_counts() else self.global_key.unbiased(hidden)
-        query, key, value = (self._heads(x) for x in (query, key, self.global_value(hidden)))
-        if (rotation := _rotation(context, mask)) is not None:
-            own = tuple(
-                tokens_at(jnp.broadcast_to(angle, (len(positions), *angle.shape[1:])), positions) for angle in rotation
-            )
-            query, key = apply_rotary(query, own), apply_rotary(key, rotation)
-        return query, *(constrain(self._repeat_heads(x), "heads") for x in (key, value))
+            query = tokens_at(query, positions, axis=2)
+        else:
+            query = self._heads(self.global_query(tokens_at(hidden if queries is None else queries, positions)))
+            if rotation is None and positions.shape[1] * spec.num_heads < spec.hidden_size:
+                return self._by_few_queries(query, hidden, context, mask)
+            key = self.global_key(hidden) if self._key_bias_counts() else self.global_key.unbiased(hidden)
+            key, value = self._heads(key), self._heads(self.global_value(hidden))
+            if rotation is not None:
+                own = (jnp.broadcast_to(angle, (len(positions), *angle.shape[1:])) for angle in rotation)
+                query = apply_rotary(query, tuple(tokens_at(angle, positions) for angle in own))
+                key = apply_rotary(key, rotation)
+            key, value = (constrain(self._repeat_heads(x), "heads") for x in (key, value))
+        scores = jnp.einsum("bnqd,bnkd->bnqk", query, key, preferred_element_type=jnp.float32)
+        weights = global_weights(scores / math.sqrt(spec.head_size), mask, context.bias)
+        return weights, functools.partial(jnp.einsum, "bnkd,bnqk->bnqd", value)
+
+    def _by_few_queries(self, query, hidden, context, mask):
+        """Returns what `_of_global_tokens` does, without keys and values of all tokens.
+
+        A query goes back through the map of the keys and is compared with the hidden states themselves, and these are
+        mixed before they go through the map of the values: with few queries, the fewer products.
+        """
+        spec = self.spec
+
+        def by_head(units, axis):  # [..., kv heads x head_size] -> [..., heads, head_size]
+            units = units.astype(hidden.dtype).reshape(*units.shape[:-1], -1, spec.head_size)
+            return jnp.repeat(units, spec.num_heads // spec.num_kv_heads, axis=axis)
+
+        key_map, value_map = (by_head(map_.kernel[...], 1) for map_ in (self.global_key, self.global_value))
+        query = jnp.einsum("bnqd,hnd->bnqh", query, key_map)
+        scores = jnp.einsum("bnqh,bkh->bnqk", query, hidden, preferred_element_type=jnp.float32)
+
+        def mix(weights):
+            rows = jnp.einsum("bnqh,hnd->bnqd", jnp.einsum("bnqk,bkh->bnqh", weights, hidden), value_map)
+            if not self.global_value.biased:
+                return rows
+            return rows + weights.sum(-1, keepdims=True) * by_head(self.global_value.bias[...], 0)[None, :, None]
+
+        return global_weights(scores / math.sqrt(spec.head_size), mask, context.bias), mix
 
     def _project(self, hidden, context, mask, queries=None):
         """Returns queries, keys and values, [batch, heads, sequence, head_size] each."""
@@ -240,11 +279,6 @@ class SelfAttention(nnx.Module):
         """Repeats each head of keys or values for the query heads that it serves."""
         times = self.spec.num_heads // self.spec.num_kv_heads
         return x if times == 1 else jnp.repeat(x, times, axis=1)
-
-
-def _mask(context, window):
-    """Returns the mask of a layer with a window, or without one for 0."""
-    return context.mask.with_window(window // 2) if window else context.mask
 
 
 def _rotation(context, mask):

@@ -143,6 +143,7 @@ class Layer(nnx.Module):
         self.dropout, self.attention_dropout = spec.hidden_dropout, spec.attention_output_dropout
         self.pre_norm = spec.norm_place == "pre"
 
+    @_moved.renamed_arguments(local="window")
     def __call__(
         self,
         hidden: jax.Array,
@@ -181,6 +182,7 @@ class Layer(nnx.Module):
             stream = self.conv(hidden, stream, context.mask, conv_seed)
         return stream
 
+    @_moved.renamed_arguments(local="window")
     def attention_weights(self, hidden: jax.Array, context: Context, window: int) -> jax.Array:
         """Returns the attention weights of every head for the input of `__call__`, float32 [batch, heads, query, key].
 

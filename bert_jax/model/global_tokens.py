@@ -4,7 +4,6 @@ Which tokens they are is an array of positions, int32 [batch, k], so that a row 
 have static shapes; -1 stands for none.
 """
 
-import math
 from collections.abc import Mapping
 
 import jax
@@ -65,18 +64,16 @@ def placed(x: jax.Array, rows: jax.Array, positions: jax.Array) -> jax.Array:
     return jax.vmap(lambda x, rows, places: x.at[:, places].set(rows, mode="drop"))(x, rows.astype(x.dtype), places)
 
 
-def global_weights(query: jax.Array, key: jax.Array, mask: AttentionMask, bias: jax.Array | None = None) -> jax.Array:
+def global_weights(scores: jax.Array, mask: AttentionMask, bias: jax.Array | None = None) -> jax.Array:
     """Returns attention weights of global tokens to all tokens of their sequences, float32 [batch, heads, k, sequence].
 
     Args:
-      query: queries of the global tokens, [batch, heads, k, head_size].
-      key: [batch, heads, sequence, head_size].
+      scores: products of the queries of global tokens with all keys, scaled, float32 [batch, heads, k, sequence].
       mask: which tokens attend to which; its window counts for no global token.
-      bias: float32 [1, heads, sequence, sequence], added to the products of all queries and keys before scaling.
+      bias: float32 [1, heads, sequence, sequence], added to the scaled scores of all queries and keys.
     """
-    positions, places = mask.global_positions, jnp.arange(key.shape[2], dtype=jnp.int32)
+    positions, places = mask.global_positions, jnp.arange(scores.shape[3], dtype=jnp.int32)
     assert positions is not None
-    scores = jnp.einsum("bnqd,bnkd->bnqk", query, key, preferred_element_type=jnp.float32)
     if bias is not None:
         scores = scores + tokens_at(jnp.broadcast_to(bias, (positions.shape[0], *bias.shape[1:])), positions, 2)
     allowed = mask.present[:, None, None, :]
@@ -85,34 +82,25 @@ def global_weights(query: jax.Array, key: jax.Array, mask: AttentionMask, bias: 
         allowed = allowed & (own[:, None, :, None] == mask.sequence_ids[:, None, None, :])
     if mask.causal:
         allowed = allowed & (places[None, None, None] <= positions[:, None, :, None])
-    return jax.nn.softmax(jnp.where(allowed, scores / math.sqrt(query.shape[-1]), -1e30), axis=-1)
+    return jax.nn.softmax(jnp.where(allowed, scores, -1e30), axis=-1)
 
 
-def global_attention(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    mask: AttentionMask,
-    rate: float = 0.0,
-    seed: jax.Array | None = None,
-    bias: jax.Array | None = None,
-) -> jax.Array:
-    """Returns attention outputs of global tokens, [batch, heads, k, head_size] in the values' dtype.
+def drop_weights(weights: jax.Array, mask: AttentionMask, rate: float, seed: jax.Array | None) -> jax.Array:
+    """Returns the weights of global tokens after dropout, with the bits of their places in the row.
 
     Args:
-      query, key, mask, bias: see `global_weights`.
-      value: [batch, heads, sequence, head_size].
+      weights: [batch, heads, k, sequence].
+      mask: names the positions of the global tokens.
       rate: dropout rate of the attention weights.
-      seed: dropout seed, uint32 [2]; None for no dropout. A weight has the bits of its place in the row.
+      seed: dropout seed, uint32 [2]; None for no dropout.
     """
-    weights = global_weights(query, key, mask, bias)
-    if seed is not None:
-        batch, heads, _, sequence = weights.shape
-        index = attention_index(
-            row_numbers(seed, batch).reshape(-1, 1, 1, 1),
-            jnp.arange(heads, dtype=jnp.int32).reshape(1, -1, 1, 1),
-            mask.global_positions[:, None, :, None],
-            jnp.arange(sequence, dtype=jnp.int32).reshape(1, 1, 1, -1),
-        )
-        weights = dropout(weights, rate, seed, index)
-    return jnp.einsum("bnqk,bnkd->bnqd", weights.astype(value.dtype), value)
+    if seed is None:
+        return weights
+    batch, heads, _, sequence = weights.shape
+    index = attention_index(
+        row_numbers(seed, batch).reshape(-1, 1, 1, 1),
+        jnp.arange(heads, dtype=jnp.int32).reshape(1, -1, 1, 1),
+        mask.global_positions[:, None, :, None],
+        jnp.arange(sequence, dtype=jnp.int32).reshape(1, 1, 1, -1),
+    )
+    return dropout(weights, rate, seed, index)

@@ -108,7 +108,7 @@ class Spec:
     relative_norm: bool = _default("relative_norm")
     local_window: int = _default("local_window")
     global_every: int = _default("global_every")
-    layer_windows: tuple[int, ...] = _default("layer_windows")
+    layer_windows: tuple = _default("layer_windows")
     global_tokens: str = _default("global_tokens")
     global_projections: bool = _default("global_projections")
     num_kv_heads: int = _default("num_kv_heads")

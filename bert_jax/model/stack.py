@@ -35,6 +35,7 @@ REMAT = {
 STACKED = "stacked"  # name under encoder/layers of the parameters of several layers together, [layers, ...]
 
 
+@_moved.renamed_members(local="windows")
 @dataclasses.dataclass(frozen=True)
 class LayerPattern:
     """Describes consecutive layers made of one group of layers, repeated.

@@ -16,7 +16,7 @@ from experiments.benchmarks import turns
 from experiments.benchmarks.settings import DROPOUT, model_settings
 
 WIDTH, HEADS, UNITS, WINDOW, LENGTH, WORDS = 768, 12, 3072, 512, 4096, 1000
-MEMORY_LENGTHS = (1024, 2048, 4096, 8192)
+MEMORY_LENGTHS = (1024, 2048, 4096)
 RESULTS = pathlib.Path(__file__).parents[1] / "results" / "longformer.md"
 
 

@@ -98,7 +98,7 @@ def test_an_embedder(folder, made, tmp_path):  # noqa: F811
             assert query @ documents[places[hit["text"]]] == pytest.approx(hit["score"], abs=1e-5)
     with pytest.raises(UserError, match="config.model.global_tokens=first, where it is none"):
         huggingface.write(open_model(tmp_path / "run"), tmp_path / "written")
-    config.model.global_tokens, config.model.dtype = "none", "float32"
+    config.model.global_tokens = "none"
     with pytest.raises(UserError, match="global_projections: found True, .*global_tokens=none"):
         finetuning.finetune(config, tmp_path / "other")
 

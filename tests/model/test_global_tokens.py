@@ -52,9 +52,10 @@ def test_windows_with_global_tokens_are_those_of_the_masked_scores(causal, packe
 
     def by_windows(query, key, value):
         mixed = kernels.windowed_attention(query, key, value, mask, 0.3, seed)
-        rows = global_tokens.global_attention(
-            global_tokens.tokens_at(query, mask.global_positions, 2), key, value, mask, 0.3, seed
-        )
+        own = global_tokens.tokens_at(query, mask.global_positions, 2)
+        weights = global_tokens.global_weights(jnp.einsum("bnqd,bnkd->bnqk", own, key) / 2, mask)
+        weights = global_tokens.drop_weights(weights, mask, 0.3, seed)
+        rows = jnp.einsum("bnqk,bnkd->bnqd", weights, value)
         return global_tokens.placed(mixed, rows, mask.global_positions)
 
     def by_scores(query, key, value):
@@ -70,6 +71,27 @@ def test_windows_with_global_tokens_are_those_of_the_masked_scores(causal, packe
         for one, other in zip(jax.tree.leaves(run(by_windows)), jax.tree.leaves(run(by_scores)), strict=True):
             there = reached if one.shape == drawn[0].shape else True
             np.testing.assert_allclose(jnp.where(there, one, 0), jnp.where(there, other, 0), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_few_global_tokens_see_as_many_do(heads):
+    """Queries that go back through the map of the keys, and keys of all tokens (grouped, with biases, dropped)."""
+    model = make_model(global_projections=True, num_kv_heads=heads, num_heads=2, attention_dropout=0.2)
+    params = jax.tree.map(lambda leaf: leaf + 0.1, model.init(jax.random.key(0)))
+
+    def gradient(positions):
+        batch = make_batch() | {"global_positions": positions}
+
+        def loss(params):
+            hidden = model.apply(params, batch, dropout_key=jax.random.key(2))["hidden"]
+            return jnp.sin(jnp.where(batch["attention_mask"][:, :, None] != 0, hidden, 0)).sum()
+
+        return jax.jit(jax.value_and_grad(loss))(params)
+
+    few = np.array([[0, 7], [3, -1]], np.int32)
+    many = np.pad(few, ((0, 0), (0, 8)), constant_values=-1)  # as many rows as keys have units
+    for one, other in zip(*map(jax.tree.leaves, (gradient(few), gradient(many))), strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-4)
 
 
 @pytest.mark.parametrize("own", [False, True])
