@@ -189,8 +189,8 @@ class SelfAttention(nnx.Module):
             key = self.global_key(hidden) if self._key_bias_counts() else self.global_key.unbiased(hidden)
             key, value = self._heads(key), self._heads(self.global_value(hidden))
             if rotation is not None:
-                own = (jnp.broadcast_to(angle, (len(positions), *angle.shape[1:])) for angle in rotation)
-                query = apply_rotary(query, tuple(tokens_at(angle, positions) for angle in own))
+                cosine, sine = (jnp.broadcast_to(angle, (len(positions), *angle.shape[1:])) for angle in rotation)
+                query = apply_rotary(query, (tokens_at(cosine, positions), tokens_at(sine, positions)))
                 key = apply_rotary(key, rotation)
             key, value = (constrain(self._repeat_heads(x), "heads") for x in (key, value))
         scores = jnp.einsum("bnqd,bnkd->bnqk", query, key, preferred_element_type=jnp.float32)

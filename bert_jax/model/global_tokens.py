@@ -96,6 +96,7 @@ def drop_weights(weights: jax.Array, mask: AttentionMask, rate: float, seed: jax
     """
     if seed is None:
         return weights
+    assert mask.global_positions is not None
     batch, heads, _, sequence = weights.shape
     index = attention_index(
         row_numbers(seed, batch).reshape(-1, 1, 1, 1),
