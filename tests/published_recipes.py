@@ -16,6 +16,7 @@ COMMITS = {
     "JHU-CLSP/ettin-encoder-vs-decoder": "6cbf954",
     "JHU-CLSP/mmBERT": "108ffb3",
     "facebookresearch/fairseq": "84c873d and later ones of the same files",
+    "allenai/longformer": "0384749",
     "princeton-nlp/SimCSE": "49fa580",
     "FlagOpen/FlagEmbedding": "48af6d3",
     "lightonai/pylate": "58ce823",
@@ -40,6 +41,7 @@ _GTE = "model card of Alibaba-NLP/gte-"
 _MM = "JHU-CLSP/mmBERT configs/mmBERT-"
 _ETTIN = "JHU-CLSP/ettin-encoder-vs-decoder pretraining/configs/standard/"
 
+_LONGFORMER = "allenai/longformer scripts/convert_model_to_long.ipynb"
 _SIMCSE = "princeton-nlp/SimCSE "
 _SENTENCE = "UKPLab/sentence-transformers "
 _NQ = f"{_SENTENCE}examples/sentence_transformer/training/prompts/training_nq_prompts.py"
@@ -444,6 +446,20 @@ PUBLISHED = {
         "task.max_query_length": (64, "google-research/bert run_squad.py:78"),
         "task.max_answer_length": (30, "google-research/bert run_squad.py:113"),
         "task.n_best": (20, "google-research/bert run_squad.py:108"),
+    },
+    "longformer_base": {
+        "optimizer.learning_rate": (3e-5, _LONGFORMER),
+        "optimizer.warmup_steps": (500, _LONGFORMER),
+        "optimizer.epsilon": (1e-6, _LONGFORMER),
+        "optimizer.weight_decay": (0.01, _LONGFORMER),
+        "optimizer.clip_norm": (5.0, _LONGFORMER),
+        "optimizer.schedule": ("constant", f"{_LONGFORMER}, note on its 3,000 steps"),
+        "train.num_steps": (3_000, _LONGFORMER),
+        "data.batch_size": (64, f"{_LONGFORMER}, 2^18 tokens"),
+        "data.sequence_length": (4096, _LONGFORMER),
+        "data.mask_rate": (0.15, _LONGFORMER),
+        "model.layer_windows": ((512,), _LONGFORMER),
+        "init_positions": ("tile", _LONGFORMER),
     },
     "embedding/nli": {
         "train.num_epochs": (3.0, f"{_SIMCSE}run_sup_example.sh:22"),

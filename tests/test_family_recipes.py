@@ -48,6 +48,7 @@ PARAMETERS = {
     "gte_base": 136_776_192,
     "gte_large": 434_139_136,
     "gte_multilingual_base": 305_368_320,
+    "longformer_base": 148_068_864,
     "mbert": 177_853_440,
     "mmbert_base": 306_939_648,
     "mmbert_small": 140_493_696,
@@ -85,6 +86,9 @@ _ESM2 |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 _XLM_R = {"model_type": "xlm-roberta", "vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1}
 _XLM_R |= {"layer_norm_eps": 1e-5}
 
+_LONGFORMER = {"model_type": "longformer", "attention_window": [512] * 12, "vocab_size": 50265, "type_vocab_size": 1}
+_LONGFORMER |= {"layer_norm_eps": 1e-5, "max_position_embeddings": 4098}
+
 # What the published config.json files say that is not their class's default.
 PUBLISHED = {
     "albert_base": _ALBERT | _sizes(768, 12, 12, 3072),
@@ -115,6 +119,7 @@ PUBLISHED = {
     "gte_base": _GTE | _sizes(768, 12, 12, 3072) | {"rope_theta": 500_000, "type_vocab_size": 0},
     "gte_large": _GTE | _sizes(1024, 24, 16, 4096) | {"type_vocab_size": 2},
     "gte_multilingual_base": _GTE | _sizes(768, 12, 12, 3072) | {"vocab_size": 250048},
+    "longformer_base": _LONGFORMER,
     "mbert": {"model_type": "bert", "vocab_size": 119547},
     "mmbert_base": _MMBERT | _sizes(768, 22, 12, 1152),
     "mmbert_small": _MMBERT | _sizes(384, 22, 6, 1152),
@@ -184,6 +189,7 @@ def test_recipes_have_as_many_parameters_as_transformers(name):
 
     transformers.AutoModel.register(new.NewConfig, new.NewModel, exist_ok=True)
     pooler = {"add_pooling_layer": False} if name.startswith(("xlm_r", "esm2")) else {}
+    pooler = {"add_pooling_layer": False} if name.startswith(("xlm_r", "longformer")) else {}
     with torch.device("meta"):
         model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(**PUBLISHED[name]), **pooler)
     read = {key: parameter for key, parameter in model.named_parameters() if not key.startswith("contact_head.")}

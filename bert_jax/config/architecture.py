@@ -101,6 +101,38 @@ REFUSALS = (
         "a window alone; expected local_window=0, or rotary or learned positions",
     ),
     Refusal(
+        "layer_windows",
+        lambda m: not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in m["layer_windows"]),
+        "it names a number of tokens for each layer, one after the other; expected numbers from 0 on, such as (512,)",
+    ),
+    Refusal(
+        "layer_windows",
+        lambda m: m["layer_windows"] and m["local_window"],
+        "config.model.local_window={local_window} names windows too; expected one of them",
+    ),
+    Refusal(
+        "positions",
+        lambda m: _has(m, "relative") and any(m["layer_windows"]),
+        "relative positions score all pairs of tokens, and config.model.layer_windows={layer_windows} asks for those "
+        "of windows alone; expected no windows, or rotary or learned positions",
+    ),
+    Refusal(
+        "positions",
+        lambda m: _has(m, "relative") and m["global_projections"],
+        "relative positions have no scores of config.model.global_projections; expected False, or rotary or learned "
+        "positions",
+    ),
+    Refusal(
+        "global_projections",
+        lambda m: m["global_projections"] and m["query_key_norm"] != "none",
+        "config.model.query_key_norm={query_key_norm} has no norms of what these maps make; expected False, or none",
+    ),
+    Refusal(
+        "global_projections",
+        lambda m: m["global_projections"] and m["global_tokens"] == "none",
+        "config.model.global_tokens=none leaves no token that they are for; expected False, or global_tokens=auto",
+    ),
+    Refusal(
         "attention_kernel",
         lambda m: _has(m, "relative") and m["attention_kernel"] not in ("auto", "xla", "row"),
         "this kernel has no place for the scores of config.model.positions={positions}; expected auto, xla or row",
@@ -213,8 +245,12 @@ def _head_size(model):
 
 
 def _scaled_bases(model):
-    local = model["local_rotary_base"] if model["local_rotary_scaling"] and model["local_window"] else 0
+    local = model["local_rotary_base"] if model["local_rotary_scaling"] and _has_windows(model) else 0
     return model["rotary_base"], local
+
+
+def _has_windows(model):
+    return model["local_window"] or any(model["layer_windows"])
 
 
 def _lacks_logarithms(model):

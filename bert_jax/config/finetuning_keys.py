@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any
 
 from bert_jax.config.key_groups import COUNT, DEPTH, MAY_CHANGE, RATE, ROWS, TOKENS, WIDTH, group, key_of
+from bert_jax.config.model_keys import MODEL
 from bert_jax.config.pretraining_keys import MESH, PRETRAINING, PROFILE
 from bert_jax.config.schema import LARGEST_INTEGER, Key
 
@@ -104,6 +105,9 @@ FINETUNING: dict[str, Key] = {
         empty_value=0.0,
     ),
     **_as_in_pretraining("model.rotary_trained", empty="the longest rows of init_from"),
+    **_as_in_pretraining(
+        "model.global_tokens", default="", choices=("", *MODEL["global_tokens"].choices), empty="init_from's"
+    ),
     **group(
         "task",
         "task",

@@ -159,6 +159,24 @@ MODEL_KEYS: dict[str, Key] = group(
     ),
     global_every=(3, "With a window: layers 0, n, 2n, ... see all tokens (ModernBERT, section 2.1).", DEPTH),
     global_offset=(0, "With a window: the first layer that sees all tokens, instead of layer 0 (Gemma 3).", DEPTH),
+    layer_windows=(
+        (),
+        "Tokens that each layer sees, 0 for all, one layer after the other and then from the first again, in the place "
+        "of local_window and global_every (Beltagy et al. 2020, section 3).",
+        {"empty": "local_window and global_every"},
+    ),
+    global_tokens=(
+        "none",
+        "Tokens that see all others and that all others see, also in layers with windows (Beltagy et al. 2020, section "
+        '3.1): "auto", those of the task (the first one of a text that is classified, embedded or ranked; a question; '
+        'none of masked text); "first", the first one of each text; or none.',
+        {"choices": ("none", "auto", "first")},
+    ),
+    global_projections=(
+        False,
+        "Gives global tokens maps of their own for what they look for and what they find (Beltagy et al. 2020, section "
+        "3.1).",
+    ),
     num_kv_heads=(
         0,
         "Heads of keys and values, each of which serves several query heads (Ainslie et al. 2023, section 2.2).",

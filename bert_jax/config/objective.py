@@ -199,10 +199,11 @@ def _check_start(config_values):
     state = config_values["init_state"]
     branches = state if state != "parameters" else ""
     init_settings = {"init_layers": tuple(layers), "init_grow": grow, "init_positions": config_values["init_positions"]}
+    init_settings["init_long"] = config_values["init_long"]
     for key, value in (init_settings | {"init_state": branches}).items():
         if value and not config_values["init_from"]:
             raise UserError(f"config.{key}: {value}, but config.init_from is empty; expected a model")
-    for key in ("init_layers", "init_grow"):
+    for key in ("init_layers", "init_grow", "init_long"):
         if branches and init_settings[key]:
             raise UserError(
                 f"config.{key}: {init_settings[key]} with config.init_state={state}; expected init_state=parameters"

@@ -52,6 +52,12 @@ _START = {
     "init_layers": key_of(
         "start", (), "Starts the layers here from these layers of init_from, counted from 0.", {"empty": "all layers"}
     ),
+    "init_long": key_of(
+        "start",
+        False,
+        "Gives the model of init_from the windows and global tokens of config.model; maps of global tokens start as "
+        "those of all tokens (Longformer, section 5).",
+    ),
     "init_grow": key_of(
         "start", False, "Starts a larger model than init_from by tiling its parameters (ModernBERT, section 2.2)."
     ),

@@ -227,6 +227,11 @@ def pack(
     for name in batches.LABELS:
         if name in batch:
             packed[name] = per_sequence(batch.pop(name), -1)
+    if "global_positions" in batch:
+        positions = batch.pop("global_positions")
+        positions = per_sequence(np.where(positions < 0, -1, positions + places.begin[:, None]).astype(np.int32), -1)
+        positions = np.sort(positions.reshape(num_rows, -1), axis=1)[:, ::-1]  # with -1 at the end
+        packed["global_positions"] = positions[:, : row_limits.tokens]
     packed |= {name: per_sequence(array) for name, array in batch.items() if name not in packed}
     for name, value in (("input_ids", cls_id), ("attention_mask", 1), ("sequence_ids", 1)):
         packed[name][len(first) - 1 :, 0] = value

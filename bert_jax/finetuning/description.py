@@ -40,6 +40,8 @@ def describe_run(config: ml_collections.ConfigDict, source: Pretrained, task: Ta
     settings = {"max_length": config.data.sequence_length} | dict(task.settings)
     model = dict(source.config) | {key: config.model[key] for key in _RUNNING}
     model |= {key: config.model[key] for key in _DROPOUTS if config.model[key] >= 0} | _scaling(config, source)
+    if config.model.global_tokens:
+        model["global_tokens"] = config.model.global_tokens
     problem = task.problem
     if config.task.name == "embedding":
         settings |= {"pooling": [head.pooling]}
@@ -238,6 +240,7 @@ def _sparse_head(config, source, pooling):
 def _split_identity(examples: Examples) -> list:
     first = np.arange(min(_DIGESTED_ROWS, len(examples.lengths)))
     digest = hashlib.blake2b(np.asarray(examples.lengths, np.int32).tobytes(), digest_size=8)
-    for _, array in sorted(examples.batch(first, int(examples.lengths[first].max(initial=1))).items()):
-        digest.update(np.ascontiguousarray(array).tobytes())
+    for name, array in sorted(examples.batch(first, int(examples.lengths[first].max(initial=1))).items()):
+        if name != "global_positions":  # which follow from the others, and runs that began before had none
+            digest.update(np.ascontiguousarray(array).tobytes())
     return [len(examples.lengths), digest.hexdigest()]

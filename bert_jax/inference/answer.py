@@ -41,6 +41,7 @@ class QuestionAnswerer(Predictor):
     FIELDS: ClassVar[tuple[str, ...]] = ("question", "context")
     REQUIRED = 2
     OUTPUTS = "token"
+    POSITIONS = "global_positions"
 
     def __init__(
         self,
@@ -107,7 +108,8 @@ class QuestionAnswerer(Predictor):
             windows, begins, pairs = spans.make_rows(
                 self.tokenizer, question, ids, self.max_length, self._stride, self._max_query_length
             )
-            rows += [Row(*pair) for pair in pairs]
+            question_end = begins - len(self.tokenizer.frame.between)
+            rows += [Row(*pair, positions=range(question_end)) for pair in pairs]
             notes.append((offsets, windows, begins))
         return rows, notes
 

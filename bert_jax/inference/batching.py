@@ -73,8 +73,9 @@ class Program:
       function: takes (model, params, batch, static) and returns a tree of arrays; compiled once for each shape of the
         batch and each value of `static`.
       dtype: dtype of the computation, "float32" or "bfloat16"; None: as the model's config says.
-      positions: how a batch holds the positions of its rows: "" (not at all), "masked_positions" (int32 [batch, slots])
-        or "first_subwords" (int32 [batch, sequence], ones at the positions).
+      positions: how a batch holds the positions of its rows: "" (not at all), "masked_positions" (int32 [batch,
+        slots]), "global_positions" (int32 [batch, k], -1 where there are fewer; not at all for a model without global
+        tokens) or another name, such as "first_subwords" (int32 [batch, sequence], ones at the positions).
       outputs: the axes of the function's arrays: "text" [batch, ...] (with packing [batch, k, ...]), "token" [batch,
         sequence, ...] or "slot" [batch, slots, ...].
       packing: whether several rows may share one: True, False, or "auto": if it saves at least a tenth of the tokens,
@@ -100,6 +101,8 @@ class Program:
         self._positions, self._outputs = positions, outputs
         # Dynamic scaling turns positions by the length of the row: a text would change with its neighbours.
         self._packing = False if network.spec.rotary_scaling == "dynamic" else packing
+        if positions == "global_positions" and network.spec.global_tokens == "none":
+            self._positions = ""
         self._max_tokens = _TOKENS.get(jax.default_backend(), _TOKENS_ELSEWHERE)
         self._packed_share = _PACKED_SHARE.get(jax.default_backend(), _PACKED_SHARE_ELSEWHERE)
         self._max_slots = _SLOTS.get(jax.default_backend(), _SLOTS_ELSEWHERE)
@@ -151,6 +154,8 @@ class Program:
         positions = [rows[i].positions for i in members]
         if self._positions == "masked_positions":
             batch[self._positions] = _in_slots(positions, (size, slots[members[0]]))
+        elif self._positions == "global_positions":
+            batch[self._positions] = _global_positions(positions, (size, length))
         elif self._positions:
             batch[self._positions] = _as_ones(positions, (size, length))
         return _Batch(batch, members, range(len(members)))
@@ -171,6 +176,8 @@ class Program:
             positions[owner] += [begin + position for position in rows[i].positions]
         if self._positions == "masked_positions":
             batch[self._positions] = _in_slots(positions, (planned.size, limits.masks))
+        elif self._positions == "global_positions":
+            batch[self._positions] = _global_positions(positions, batch["input_ids"].shape)
         elif self._positions:
             batch[self._positions] = _as_ones(positions, batch["input_ids"].shape)
         parts = {"text": places.number.tolist(), "token": spans, "slot": slots}[self._outputs]
@@ -287,9 +294,15 @@ def _power(number):
     return power
 
 
-def _in_slots(positions, shape):
+def _global_positions(positions, shape):
+    """Returns the positions of each row, int32 [batch, k], -1 for none; k is one of few numbers."""
+    size = max(len(row_positions) for row_positions in positions)
+    return _in_slots(positions, (shape[0], min(shape[1], _power(max(1, size)))), -1)
+
+
+def _in_slots(positions, shape, filler=0):
     """Returns the positions of each row in the first slots of an int32 array [batch, slots]."""
-    padded = np.zeros(shape, np.int32)
+    padded = np.full(shape, filler, np.int32)
     for i, row_positions in enumerate(positions):
         padded[i, : len(row_positions)] = row_positions
     return padded

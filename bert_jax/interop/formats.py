@@ -52,7 +52,12 @@ def differences(spec: Spec, model_type: str, original: Mapping | None = None) ->
     try:
         read = model_config.to_model(config, "config.json") | {"pooler": spec.pooler}
         read = make_spec(
-            read, spec.vocab_size, next_sentence=False, language_model=spec.language_model, platform=spec.platform
+            read,
+            spec.vocab_size,
+            next_sentence=False,
+            language_model=spec.language_model,
+            task=spec.task,
+            platform=spec.platform,
         )
     except UserError as error:
         return [Difference("model", "this", _refusal(error))]
@@ -257,23 +262,22 @@ def _meaning(spec):
     for key in ("task", "pooler", "language_model", "next_sentence", "sentence_order", "replaced_tokens"):
         del fields[key]
     kinds = spec.positions.split("+")
-    seeing_all = [i for i in range(spec.num_layers) if not spec.is_local(i)]
-    local = len(seeing_all) < spec.num_layers
+    windows = _windows(spec)
     unread = {
         "mask_id": not spec.token_dropout,
         "position_offset": "learned" not in kinds,
-        "rotary_base": "rotary" not in kinds or not seeing_all,
+        "rotary_base": "rotary" not in kinds or all(spec.windows),
         "rotary_half": "rotary" not in kinds,
-        "local_rotary_base": "rotary" not in kinds or not local,
+        "local_rotary_base": "rotary" not in kinds or not spec.has_windows,
         "rotary_factor": spec.rotary_scaling == "none",
         "rotary_trained": spec.rotary_scaling in ("none", "linear", "ntk"),
         "rotary_mixed": spec.rotary_scaling != "ntk",
         "rotary_slow_turns": spec.rotary_scaling not in FAST_TURNS,
         "rotary_fast_turns": spec.rotary_scaling not in FAST_TURNS,
         "rotary_attention_factor": spec.rotary_scaling != "yarn",
-        "local_rotary_scaling": spec.rotary_scaling == "none" or not local,
-        "global_every": not local,
-        "global_offset": not local,
+        "local_rotary_scaling": spec.rotary_scaling == "none" or not spec.has_windows,
+        "global_every": not windows["local_window"],
+        "global_offset": not windows["local_window"],
         "query_key_norm_over": spec.query_key_norm == "none",
         "conv_groups": not spec.conv_kernel_size,
         "conv_activation": not spec.conv_kernel_size,
@@ -292,16 +296,30 @@ def _meaning(spec):
         unread[key] = not spec.language_model
     for key in ("head_activation", "head_bias"):
         unread[key] |= not spec.mlm_transform
+    fields |= windows | {"global_tokens": _global_tokens(spec)}
     fields |= {key: None for key, none in unread.items() if none}
-    if not local:
-        fields["local_window"] = 0
-    else:
-        first, second = [*seeing_all, spec.num_layers, spec.num_layers][:2]
-        fields |= {"global_offset": first, "global_every": second - first or spec.num_layers}
     if spec.layer_groups * spec.group_layers == spec.num_layers:  # each layer has its own
         fields["layer_groups"] = 0
         fields["group_layers"] = None
     return fields
+
+
+def _windows(spec):
+    """Returns the keys of windows, by local_window and global_every where these can say which layers have one."""
+    windows, count = spec.windows, spec.num_layers
+    local = next((window for window in windows if window), 0)
+    first, second = [*(i for i, window in enumerate(windows) if not window), count, count][:2]
+    every = second - first or count
+    if windows == tuple(local if i < first or (i - first) % every else 0 for i in range(count)):
+        return {"local_window": local, "global_every": every, "global_offset": first, "layer_windows": ()}
+    return {"local_window": 0, "global_every": 0, "global_offset": 0, "layer_windows": windows}
+
+
+def _global_tokens(spec):
+    """Returns which tokens are global ones in a model's own task."""
+    if spec.global_tokens == "auto" and spec.task and spec.task.name == "question_answering":
+        return "question"
+    return "first" if spec.first_is_global else "none"
 
 
 def __getattr__(name: str):

@@ -15,6 +15,7 @@ from bert_jax.config.kernels import resolve_kernel
 from bert_jax.errors import UserError
 from bert_jax.model import rotary_scaling
 from bert_jax.model.dropout import dropout
+from bert_jax.model.global_tokens import drop_weights, global_weights, placed, positions_of, tokens_at
 from bert_jax.model.kernels import RESULTS, AttentionMask, attend, attention_weights, splits_evenly, with_unreached
 from bert_jax.model.layers import Keys, Linear, make_norm
 from bert_jax.model.layouts import constrain
@@ -82,14 +83,19 @@ class SelfAttention(nnx.Module):
             self.position_key = linear(size, keys, bias=key_bias)
         if own_projections and "p2c" in spec.relative_terms:
             self.position_query = linear(size, queries, bias=bias)
+        if spec.global_projections:
+            self.global_query = linear(size, queries, bias=bias)
+            self.global_key = linear(size, keys, bias=key_bias)
+            self.global_value = linear(size, keys, bias=bias)
         self.spec = spec
 
+    @_moved.renamed_arguments(local="window")
     def __call__(
         self,
         hidden: jax.Array,
         context: Context,
         seed: jax.Array | None,
-        local: bool = False,
+        window: int = 0,
         queries: jax.Array | None = None,
         distance_seed: jax.Array | None = None,
     ) -> jax.Array:
@@ -99,16 +105,16 @@ class SelfAttention(nnx.Module):
           hidden: [batch, sequence, hidden].
           context: attention mask and positions of the rows.
           seed: dropout seed of the attention weights, uint32 [2]; None for no dropout.
-          local: whether attention is limited to the window.
+          window: number of tokens that a token sees, half of them on each side; 0 for all.
           queries: [batch, sequence, hidden], the input of the query projection; None for `hidden`.
           distance_seed: dropout seed of the relative table; None for no dropout.
         """
-        mask, spec = self._mask(context, local), self.spec
+        mask, spec = self._mask(context, window), self.spec
         kernel = choose_kernel(spec, hidden.shape[1], mask, seed is not None)
         if kernel in BY_UNITS and splits_evenly(hidden.shape[0], spec.num_heads):
-            return self.output(self._mixed(kernel, hidden, context, mask, local, queries, seed, distance_seed))
+            return self.output(self._mixed(kernel, hidden, context, mask, queries, seed, distance_seed))
         kernel = "xla" if kernel in BY_UNITS else kernel
-        query, key, value = self._project(hidden, context, local, queries)
+        query, key, value = self._project(hidden, context, mask, queries)
         run = functools.partial(attend, kernel, rate=spec.attention_dropout)
         bias = self._bias(context)
         if spec.has_relative_positions:
@@ -117,13 +123,16 @@ class SelfAttention(nnx.Module):
         if spec.remat == "attention":
             run = jax.checkpoint(run)
         mixed = run(query, key, value, mask, seed=seed, bias=bias)
+        if self._has_own_rows(mask):
+            weights, mix = self._of_global_tokens(hidden, context, mask, queries, (query, key, value))
+            rows = mix(drop_weights(weights, mask, spec.attention_dropout, seed).astype(mixed.dtype))
+            mixed = placed(mixed, rows, mask.global_positions)
         return self.output(mixed.transpose(0, 2, 1, 3).reshape(*hidden.shape[:2], -1))
 
-    def _mixed(self, kernel, hidden, context, mask, local, queries, seed, distance_seed):
+    def _mixed(self, kernel, hidden, context, mask, queries, seed, distance_seed):
         """Returns the mixed values of all heads, [batch, sequence, units], by a kernel that reads this form."""
         query, key, value = (constrain(x, "units") for x in self._projections(hidden, queries))
-        rotation = context.local_rotation if local else context.rotation
-        rate, run = self.spec.attention_dropout, BY_UNITS[kernel]
+        rotation, rate, run = _rotation(context, mask), self.spec.attention_dropout, BY_UNITS[kernel]
         if self.spec.has_relative_positions:
             tables = self._distance_tables(context.relative_table, distance_seed, query.dtype)
             distance_keys, distance_queries = (None if table is None else table[0] for table in tables)
@@ -132,44 +141,115 @@ class SelfAttention(nnx.Module):
         mixed = run(query, key, value, mask, self.spec.head_size, rotation, rate, seed)
         return checkpoint_name(with_unreached(mixed, mask), RESULTS)
 
-    def weights(self, hidden: jax.Array, context: Context, local: bool = False) -> jax.Array:
+    @_moved.renamed_arguments(local="window")
+    def weights(self, hidden: jax.Array, context: Context, window: int = 0) -> jax.Array:
         """Returns attention weights before dropout, float32 [batch, heads, query, key], by plain XLA.
 
         Args:
           hidden: [batch, sequence, hidden].
-          context, local: see `__call__`.
+          context, window: see `__call__`.
         """
-        query, key, _ = self._project(hidden, context, local)
+        mask = self._mask(context, window)
+        query, key, value = self._project(hidden, context, mask)
         bias, num_terms = self._bias(context), 1
         if self.spec.has_relative_positions:
             bias = self._relative_scores(query, key, context.relative_table, None)
             num_terms = self.spec.relative_score_terms
-        return attention_weights(query, key, self._mask(context, local), bias, num_terms)
+        weights = attention_weights(query, key, mask, bias, num_terms)
+        if not self._has_own_rows(mask):
+            return weights
+        rows, _ = self._of_global_tokens(hidden, context, mask, None, (query, key, key))
+        return placed(weights, rows, mask.global_positions)
 
     def _bias(self, context):
         """Returns the bias of positions before scaling, [1, heads, query, key], or None."""
         return None if context.bias is None else context.bias * math.sqrt(self.spec.head_size)
 
-    def _mask(self, context, local):
-        return context.mask.with_window(self.spec.local_window // 2) if local else context.mask
+    def _mask(self, context, window):
+        """Returns the mask of a layer with a window, or without one for 0."""
+        window = self.spec.local_window if window is True else window  # as earlier versions called it
+        return context.mask.with_window(window // 2) if window else context.mask
 
-    def _project(self, hidden, context, local, queries=None):
+    def _has_own_rows(self, mask):
+        """Returns whether the outputs of global tokens are computed beside those of the others."""
+        return mask.global_positions is not None and (mask.window is not None or self.spec.global_projections)
+
+    def _of_global_tokens(self, hidden, context, mask, queries, of_all):
+        """Returns attention weights of the global tokens, and a function that mixes what they see by such weights.
+
+        Args:
+          hidden, context, queries: see `__call__`.
+          mask: which tokens attend to which.
+          of_all: queries, keys and values of all tokens, which those of global tokens are without maps of their own.
+
+        Returns:
+          (float32 [batch, heads, k, sequence], a function from weights to [batch, heads, k, head_size]).
+        """
+        positions, spec, rotation = mask.global_positions, self.spec, _rotation(context, mask)
+        query, key, value = of_all
+        if not spec.global_projections:
+            query = tokens_at(query, positions, axis=2)
+        else:
+            query = self.global_query(tokens_at(hidden if queries is None else queries, positions))
+            query = self._heads(self._scaled(query))
+            if rotation is None and positions.shape[1] * spec.num_heads < spec.hidden_size:
+                return self._by_few_queries(query, hidden, context, mask)
+            key = self.global_key(hidden) if self._key_bias_counts() else self.global_key.unbiased(hidden)
+            key, value = self._heads(key), self._heads(self.global_value(hidden))
+            if rotation is not None:
+                cosine, sine = (jnp.broadcast_to(angle, (len(positions), *angle.shape[1:])) for angle in rotation)
+                query = apply_rotary(query, (tokens_at(cosine, positions), tokens_at(sine, positions)))
+                key = apply_rotary(key, rotation)
+            key, value = (constrain(self._repeat_heads(x), "heads") for x in (key, value))
+        scores = jnp.einsum("bnqd,bnkd->bnqk", query, key, preferred_element_type=jnp.float32)
+        weights = global_weights(scores / math.sqrt(spec.head_size), mask, context.bias)
+        return weights, functools.partial(jnp.einsum, "bnkd,bnqk->bnqd", value)
+
+    def _by_few_queries(self, query, hidden, context, mask):
+        """Returns what `_of_global_tokens` does, without keys and values of all tokens.
+
+        A query goes back through the map of the keys and is compared with the hidden states themselves, and these are
+        mixed before they go through the map of the values: with few queries, the fewer products.
+        """
+        spec = self.spec
+
+        def by_head(units, axis):  # [..., kv heads x head_size] -> [..., heads, head_size]
+            units = units.astype(hidden.dtype).reshape(*units.shape[:-1], -1, spec.head_size)
+            return jnp.repeat(units, spec.num_heads // spec.num_kv_heads, axis=axis)
+
+        key_map, value_map = (by_head(map_.kernel[...], 1) for map_ in (self.global_key, self.global_value))
+        query = jnp.einsum("bnqd,hnd->bnqh", query, key_map)
+        scores = jnp.einsum("bnqh,bkh->bnqk", query, hidden, preferred_element_type=jnp.float32)
+
+        def mix(weights):
+            rows = jnp.einsum("bnqh,hnd->bnqd", jnp.einsum("bnqk,bkh->bnqh", weights, hidden), value_map)
+            if not self.global_value.biased:
+                return rows
+            return rows + weights.sum(-1, keepdims=True) * by_head(self.global_value.bias[...], 0)[None, :, None]
+
+        return global_weights(scores / math.sqrt(spec.head_size), mask, context.bias), mix
+
+    def _project(self, hidden, context, mask, queries=None):
         """Returns queries, keys and values, [batch, heads, sequence, head_size] each."""
         query, key, value = (self._heads(x) for x in self._projections(hidden, queries))
-        rotation = context.local_rotation if local else context.rotation
-        if rotation is not None:
+        if (rotation := _rotation(context, mask)) is not None:
             query, key = apply_rotary(query, rotation), apply_rotary(key, rotation)
         return query, *(constrain(self._repeat_heads(x), "heads") for x in (key, value))
 
+    def _key_bias_counts(self):
+        """Returns whether the bias of the key map changes what is computed.
+
+        It adds the same number to all scores of a query unless positions or a norm enter the product, and softmax
+        cancels it: left out, its gradient is exactly zero instead of rounding noise.
+        """
+        spec = self.spec
+        return spec.has_rotary_positions or spec.has_relative_positions or spec.query_key_norm != "none"
+
     def _projections(self, hidden, queries=None):
         """Returns queries, keys and values, [batch, sequence, units] each, before positions enter."""
-        # The key bias adds the same number to all scores of a query unless positions or a norm enter the product, and
-        # softmax cancels it: left out, its gradient is exactly zero instead of rounding noise.
-        has_norms = self.spec.query_key_norm != "none"
-        cancels = not (self.spec.has_rotary_positions or self.spec.has_relative_positions or has_norms)
-        key = self.key.unbiased(hidden) if cancels else self.key(hidden)
+        key = self.key(hidden) if self._key_bias_counts() else self.key.unbiased(hidden)
         query = self.query(hidden if queries is None else queries)
-        if has_norms:
+        if self.spec.query_key_norm != "none":
             query, key = self._normed(self.query_norm, query), self._normed(self.key_norm, key)
         return self._scaled(query), key, self.value(hidden)
 
@@ -224,6 +304,11 @@ class SelfAttention(nnx.Module):
         return x if times == 1 else jnp.repeat(x, times, axis=1)
 
 
+def _rotation(context, mask):
+    """Returns the rotary positions of a layer with a mask; None without them."""
+    return context.rotation if mask.window is None else context.local_rotation
+
+
 @_moved.renamed_arguments(distances="relative_table")
 def make_context(
     spec: Spec, batch: Mapping, relative_table: jax.Array | None = None, bias_table: jax.Array | None = None
@@ -233,7 +318,8 @@ def make_context(
     Args:
       spec: the model's spec.
       batch: attention_mask int32 [batch, sequence]; of packed rows also sequence_ids and position_ids of that shape;
-        with `scored` of that shape, tokens are read that no other one attends to (late interaction).
+        with `scored` of that shape, tokens are read that no other one attends to (late interaction); global_positions
+        int32 [batch, k] are those of global tokens, -1 for none (see global_tokens.positions_of).
       relative_table: embeddings of relative distances [rows, hidden], for a model with relative positions.
       bias_table: biases of distances [rows, heads], for a model with such a bias.
     """
@@ -242,6 +328,7 @@ def make_context(
         batch.get("sequence_ids"),
         causal=spec.attention == "causal",
         padding_is_read="scored" in batch,
+        global_positions=positions_of(spec, batch),
     )
     if not spec.has_rotary_positions:
         bias = None if bias_table is None else position_bias(spec, bias_table, batch["attention_mask"].shape[1])
@@ -253,7 +340,7 @@ def make_context(
         positions = jnp.arange(batch["attention_mask"].shape[1], dtype=jnp.int32)[None]
     sequence = batch["attention_mask"].shape[1]
     rotation = rotary_scaling.rotation(spec, positions, sequence)
-    local = rotary_scaling.rotation(spec, positions, sequence, local=True) if spec.local_window else None
+    local = rotary_scaling.rotation(spec, positions, sequence, local=True) if spec.has_windows else None
     return Context(mask, rotation, local, relative_table)
 
 
@@ -270,8 +357,9 @@ def choose_kernel(spec: Spec, sequence_length: int, mask: AttentionMask, droppin
     Raises:
       UserError: the spec names a kernel that does not support the call.
     """
-    if spec.has_position_bias:
-        return "xla"  # no other has a place for the bias
+    is_split = mask.global_positions is not None and (mask.window is not None or spec.global_projections)
+    if spec.has_position_bias or is_split:
+        return "xla"  # no other has a place for the bias, or for global tokens beside a window
     kernel = resolve_kernel(
         spec.attention_kernel,
         platform=spec.platform,

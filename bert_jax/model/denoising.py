@@ -64,14 +64,14 @@ class Decoder(nnx.Module):
             own_seeds = dropout_seeds(keys[2], spec.num_layers, row_numbers=rows)
         hidden, context = encoder.embeddings(batch, embedding_seed), encoder.context(batch)
         context = dataclasses.replace(context, mask=dataclasses.replace(context.mask, causal=True))
-        for i, (layer, local) in enumerate(encoder.modules()):
+        for i, (layer, window) in enumerate(encoder.modules()):
             own, own_seed = self.layers[str(i)], None if own_seeds is None else own_seeds[i]
 
             def between(stream, own=own, own_seed=own_seed):
                 return own(stream, vectors, own_seed)
 
             seeds = None if layer_seeds is None else layer_seeds[i]
-            hidden = layer(hidden, context, seeds, local, between=between)
+            hidden = layer(hidden, context, seeds, window, between=between)
         return encoder.norm(hidden) if spec.norm_place == "pre" else hidden
 
 

@@ -142,5 +142,6 @@ def _layers_spec(spec):
     """Returns the spec of the layers over chunks: the encoder's, but for what is of tokens or of its depth."""
     return dataclasses.replace(
         spec, num_layers=max(1, spec.task.chunk_layers), positions="learned", attention="bidirectional", local_window=0,
+        layer_windows=(), global_tokens="none", global_projections=False, rotary_scaling="none", token_dropout=False,
         conv_kernel_size=0, attention_kernel="xla", remat="none", scan_layers=False, task=None,
     )  # fmt: skip

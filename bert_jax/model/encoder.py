@@ -183,12 +183,13 @@ class Layer(nnx.Module):
         self.dropout, self.attention_dropout = spec.hidden_dropout, spec.attention_output_dropout
         self.pre_norm = spec.norm_place == "pre"
 
+    @_moved.renamed_arguments(local="window")
     def __call__(
         self,
         hidden: jax.Array,
         context: Context,
         seeds: jax.Array | None,
-        local: bool = False,
+        window: int = 0,
         queries: jax.Array | None = None,
         between: Callable[[jax.Array], jax.Array] | None = None,
     ) -> jax.Array:
@@ -198,7 +199,7 @@ class Layer(nnx.Module):
           hidden: [batch, sequence, hidden].
           context: attention mask and positions of the rows.
           seeds: dropout seeds, uint32 [seeds_per_layer(spec), 2]; None for no dropout.
-          local: whether attention is limited to the window.
+          window: number of tokens that a token sees, half of them on each side; 0 for all.
           queries: [batch, sequence, hidden], another residual stream whose tokens attend to `hidden` and which the
             layer's outputs are added to; None for `hidden` itself.
           between: maps the residual stream between attention and MLP; None for no change.
@@ -207,7 +208,7 @@ class Layer(nnx.Module):
         weights_seed, attention_seed, mlp_seed, distance_seed, conv_seed = dropout_seeds
         stream = hidden if queries is None else queries
         queries = None if queries is None else self._attention_input(queries)
-        mixed = self.attention(self._attention_input(hidden), context, weights_seed, local, queries, distance_seed)
+        mixed = self.attention(self._attention_input(hidden), context, weights_seed, window, queries, distance_seed)
         mixed = constrain(mixed, "hidden")
         if self.has_output_norms:
             mixed = self.attention_output_norm(mixed)
@@ -228,14 +229,15 @@ class Layer(nnx.Module):
             stream = self.conv(hidden, stream, context.mask, conv_seed)
         return stream
 
-    def attention_weights(self, hidden: jax.Array, context: Context, local: bool) -> jax.Array:
+    @_moved.renamed_arguments(local="window")
+    def attention_weights(self, hidden: jax.Array, context: Context, window: int) -> jax.Array:
         """Returns the attention weights of every head for the input of `__call__`, float32 [batch, heads, query, key].
 
         Args:
           hidden: the layer's input, [batch, sequence, hidden].
-          context, local: see `__call__`.
+          context, window: see `__call__`.
         """
-        return self.attention.weights(self._attention_input(hidden), context, local)
+        return self.attention.weights(self._attention_input(hidden), context, window)
 
     def _scaled(self, mixed):
         return mixed if self.residual_scale == 1 else mixed / self.residual_scale
@@ -306,9 +308,9 @@ class Encoder(nnx.Module):
         context, layers, weights = self.context(batch), self._layers(), []
         for pattern in layer_patterns(self.spec):
             for i, source in enumerate(pattern.sources):
-                local = pattern.local[i % len(pattern.local)]
+                window = pattern.windows[i % len(pattern.windows)]
                 state = states[pattern.first + i]
-                weights.append(layers.module(source).attention_weights(state, context, local))
+                weights.append(layers.module(source).attention_weights(state, context, window))
         return jnp.stack(weights)
 
     @_moved.renamed_arguments(every="return_all_layers", absolute="absolute_positions")
@@ -368,12 +370,12 @@ class Encoder(nnx.Module):
             return jax.vmap(lambda x: reorder(x, back))(hidden), mask_decoder_output
         return reorder(hidden, back), mask_decoder_output
 
-    def modules(self) -> Iterator[tuple["Layer", bool]]:
-        """Yields each layer's module, in order, and whether its attention is limited to the window."""
+    def modules(self) -> Iterator[tuple["Layer", int]]:
+        """Yields each layer's module, in order, and the number of tokens that a token sees there, 0 for all."""
         layers = self._layers()
         for pattern in layer_patterns(self.spec):
             for i, source in enumerate(pattern.sources):
-                yield layers.module(source), pattern.local[i % len(pattern.local)]
+                yield layers.module(source), pattern.windows[i % len(pattern.windows)]
 
     def _decode_masks(self, layers, hidden, absolute_positions, context, seeds):
         """Runs the enhanced mask decoder (He et al. 2021, section 3.2): the last layer twice more over its own input.
@@ -383,7 +385,7 @@ class Encoder(nnx.Module):
         last = layer_patterns(self.spec)[-1]
         module, stream = layers.module(last.sources[-1]), hidden + absolute_positions.astype(hidden.dtype)
         for turn in range(2):
-            stream = module(hidden, context, None if seeds is None else seeds[turn], last.local[-1], stream)
+            stream = module(hidden, context, None if seeds is None else seeds[turn], last.windows[-1], stream)
         return stream
 
     def _moves_padding(self, mask: AttentionMask, sequence: int, dropout_active: bool) -> bool:
@@ -393,8 +395,8 @@ class Encoder(nnx.Module):
         """
         spec = self.spec
         order_counts = spec.has_rotary_positions or spec.has_relative_positions or spec.has_position_bias
-        order_counts = order_counts or spec.local_window or spec.conv_kernel_size
-        if mask.sequence_ids is not None or order_counts:
+        order_counts = order_counts or spec.has_windows or spec.conv_kernel_size
+        if mask.sequence_ids is not None or mask.global_positions is not None or order_counts:
             return False
         moved = dataclasses.replace(mask, padding_last=True)
         return choose_kernel(spec, sequence, moved, dropout_active) == "cudnn"

@@ -79,9 +79,8 @@ def attention_flops(spec: Spec, batch: int, sequence: int, passes: float = 3.0) 
     positions add their products with each distance. Arguments as of `step_flops`.
     """
     queries = spec.num_heads * spec.head_size
-    near = min(sequence, 2 * (spec.local_window // 2) + 1)
-    local = sum(spec.is_local(i) for i in range(spec.num_layers))
-    pairs = sequence * ((_layers_run(spec) - local) * sequence + local * near)
+    near = [min(sequence, 2 * (window // 2) + 1) for window in spec.windows if window]
+    pairs = sequence * ((_layers_run(spec) - len(near)) * sequence + sum(near))
     products = 2 * pairs * queries
     if spec.has_relative_positions:
         products += _layers_run(spec) * (spec.relative_score_terms - 1) * sequence * (2 * sequence - 1) * queries

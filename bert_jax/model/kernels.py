@@ -39,6 +39,8 @@ class AttentionMask:
       padding_last: whether padding is known to stand at the end of each row.
       padding_is_read: whether padding attends to the tokens of its row, of one text, as [MASK] behind a query does in
         late interaction; where the window holds none, its output is 0, as in torch's scaled_dot_product_attention.
+      global_positions: positions of the tokens that see all others of their sequence and are seen by them, whatever
+        the window, int32 [batch, k], -1 for none; None for rows without such tokens.
     """
 
     present: jax.Array
@@ -47,6 +49,7 @@ class AttentionMask:
     window: int | None = dataclasses.field(default=None, metadata={"static": True})
     padding_last: bool = dataclasses.field(default=False, metadata={"static": True})
     padding_is_read: bool = dataclasses.field(default=False, metadata={"static": True})
+    global_positions: jax.Array | None = None
 
     def with_padding_last(self, order: jax.Array) -> "AttentionMask":
         """Returns the mask of the same rows with padding moved to the end; causality is unaffected.
@@ -68,8 +71,19 @@ class AttentionMask:
             allowed = allowed & (self.sequence_ids[:, None, :, None] == self.sequence_ids[:, None, None, :])
         if self.causal or self.window is not None:
             positions = np.arange(self.present.shape[1])
-            allowed = allowed & self.allows(positions[:, None], positions)[None, None]
+            near = self.allows(positions[:, None], positions)[None, None]
+            if self.window is not None and self.global_positions is not None:
+                is_global = self.is_global()
+                near = near | is_global[:, None, None, :] | is_global[:, None, :, None]
+                near = near & ((positions <= positions[:, None])[None, None] | (not self.causal))
+            allowed = allowed & near
         return allowed
+
+    def is_global(self) -> jax.Array:
+        """Returns whether each token is a global one, bool [batch, sequence]."""
+        assert self.global_positions is not None
+        places = jnp.arange(self.present.shape[1], dtype=jnp.int32)
+        return (self.global_positions[:, :, None] == places[None, None]).any(1)
 
     def allows(self, query: np.ndarray, key: np.ndarray) -> np.ndarray:
         """Returns whether the window and causality let a query at one position attend to a key at another.
@@ -93,12 +107,17 @@ class AttentionMask:
         return jnp.ones_like(self.segments()) if self.padding_is_read else self.segments()
 
     def reaches_a_token(self) -> jax.Array:
-        """Returns whether the window and causality leave a query any key of its row, bool [batch, sequence]."""
+        """Returns whether window, causality and global tokens leave a query any key, bool [batch, sequence]."""
         length, window = self.present.shape[1], self.present.shape[1] if self.window is None else self.window
         before = jnp.pad(jnp.cumsum(self.present.astype(jnp.int32), axis=1), ((0, 0), (1, 0)))
         positions = np.arange(length)
         last = positions if self.causal else np.minimum(positions + window, length - 1)
-        return before[:, last + 1] > before[:, np.maximum(positions - window, 0)]
+        reached = before[:, last + 1] > before[:, np.maximum(positions - window, 0)]
+        if self.global_positions is None:
+            return reached
+        farthest = positions if self.causal else np.full(length, length - 1)
+        places = self.global_positions[:, None, :]
+        return reached | ((places >= 0) & (places <= farthest[None, :, None])).any(2)
 
     within, mask = with_window, to_array  # the methods' names in earlier versions
 
@@ -170,8 +189,9 @@ def windowed_attention(
 ) -> jax.Array:
     """Returns what `xla` does for a mask with a window, in time and memory that grow with sequence x window.
 
-    Rows are cut into blocks of queries (Beltagy et al. 2020, section 3.1); each block is scored against its own keys
-    and those within the window before and behind it.
+    Rows are cut into blocks of queries (Beltagy et al. 2020, section 3.1); each block is scored against its own keys,
+    those within the window before and behind it, and those of the global tokens. The outputs of global tokens
+    themselves are those of other tokens (see global_tokens.py for what they see).
 
     Args:
       query, key, value, rate, seed: see `xla`.
@@ -190,28 +210,37 @@ def windowed_attention(
         shape = (*x.shape[:axis], blocks, block, *x.shape[axis + 1 :])
         return jnp.pad(x, [(0, missing if i == axis else 0) for i in range(x.ndim)]).reshape(shape)
 
-    def around(x, axis):  # [..., sequence, ...] -> [..., blocks, window + block + window, ...]
+    def around(x, axis):  # [..., sequence, ...] -> [..., blocks, window + block + window (+ k), ...]
+        chosen = [] if mask.global_positions is None else [_in_blocks(x, mask.global_positions, axis, blocks)]
         x = cut(x, axis)
         before = jax.lax.slice_in_dim(x, block - window, block, axis=axis + 1)
         wrapped = jax.lax.slice_in_dim(x, 0, window, axis=axis + 1)
-        return jnp.concatenate([_shift_blocks(before, 1, axis), x, _shift_blocks(wrapped, -1, axis)], axis=axis + 1)
+        parts = [_shift_blocks(before, 1, axis), x, _shift_blocks(wrapped, -1, axis)]
+        return jnp.concatenate(parts + chosen, axis=axis + 1)
 
     scores = jnp.einsum("bncqd,bnckd->bncqk", cut(query, 2), around(key, 2), preferred_element_type=jnp.float32)
     near = mask.allows(np.arange(block)[:, None], np.arange(-window, block + window))
-    allowed = around(mask.present, 1)[:, None, :, None, :] & near[None, None, None]
+    places = jnp.broadcast_to(jnp.arange(sequence, dtype=jnp.int32), mask.present.shape)
+    allowed = around(mask.present, 1)
+    if mask.global_positions is not None:  # keys of all blocks, and once each: not also where they are near
+        size, count = near.shape[1], mask.global_positions.shape[1]
+        is_chosen = jnp.pad(mask.global_positions >= 0, ((0, 0), (size, 0)))[:, None]
+        is_behind = (np.arange(size + count) >= size)[None, None]
+        allowed = allowed & jnp.where(is_behind, is_chosen, ~around(mask.is_global(), 1))
+        near = np.pad(near, ((0, 0), (0, count)), constant_values=True)
+    allowed = allowed[:, None, :, None, :] & near[None, None, None]
+    if mask.global_positions is not None and mask.causal:
+        allowed = allowed & (around(places, 1)[:, None, :, None, :] <= cut(places, 1)[:, None, :, :, None])
     if mask.sequence_ids is not None:
         ids = mask.sequence_ids
         allowed = allowed & (cut(ids, 1)[:, None, :, :, None] == around(ids, 1)[:, None, :, None, :])
     scores = jnp.where(allowed, scores / math.sqrt(query.shape[-1]), -1e30)
     kept = jax.nn.softmax(scores, axis=-1)
     if seed is not None:  # the bits of the same weights in `xla`
-        row, head, first, own, other = (
-            jax.lax.broadcasted_iota(jnp.int32, [1] * axis + [size] + [1] * (4 - axis), axis)
-            for axis, size in enumerate(kept.shape)
-        )
-        row = row_numbers(seed, query.shape[0]).reshape(row.shape)
-        index = attention_index(row, head, first * block + own, first * block + other - window)
-        kept = dropout(kept, rate, seed, index)
+        row = row_numbers(seed, query.shape[0]).reshape(-1, 1, 1, 1, 1)
+        head = jnp.arange(query.shape[1], dtype=jnp.int32).reshape(1, -1, 1, 1, 1)
+        own, other = cut(places, 1)[:, None, :, :, None], around(places, 1)[:, None, :, None, :]
+        kept = dropout(kept, rate, seed, attention_index(row, head, own, other))
     kept = kept.astype(value.dtype)
     mixed = jnp.einsum("bncqk,bnckd->bncqd", kept, around(value, 2))
     return mixed.reshape(*query.shape[:2], -1, value.shape[-1])[:, :, :sequence]
@@ -223,6 +252,13 @@ def _shift_blocks(blocks, offset, axis):
     padding[axis] = (1, 0) if offset > 0 else (0, 1)
     start, stop = (0, -1) if offset > 0 else (1, None)
     return jnp.pad(jax.lax.slice_in_dim(blocks, start, stop, axis=axis), padding)
+
+
+def _in_blocks(x, positions, axis, blocks):
+    """Returns what stands at each row's positions, for each block: [..., sequence, ...] -> [..., blocks, k, ...]."""
+    places = jnp.maximum(positions, 0).reshape(-1, *[1] * (axis - 1), positions.shape[1], *[1] * (x.ndim - axis - 1))
+    chosen = jnp.expand_dims(jnp.take_along_axis(x, places, axis=axis), axis)
+    return jnp.broadcast_to(chosen, (*chosen.shape[:axis], blocks, *chosen.shape[axis + 1 :]))
 
 
 def _window_block(window):

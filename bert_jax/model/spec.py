@@ -128,6 +128,9 @@ class Spec:
     local_window: int = _default("local_window")
     global_every: int = _default("global_every")
     global_offset: int = _default("global_offset")
+    layer_windows: tuple = _default("layer_windows")
+    global_tokens: str = _default("global_tokens")
+    global_projections: bool = _default("global_projections")
     num_kv_heads: int = _default("num_kv_heads")
     head_size: int = _default("head_size")
     score_size: int = _default("score_size")
@@ -171,6 +174,7 @@ class Spec:
         """Fills in what follows from other fields."""
         if not self.head_size:
             object.__setattr__(self, "head_size", self.hidden_size // self.num_heads)
+        object.__setattr__(self, "layer_windows", tuple(self.layer_windows))  # a file has a list
         for name, key in keys.MODEL.items():
             if key.falls_back_to and not getattr(self, name):
                 object.__setattr__(self, name, getattr(self, key.falls_back_to.removeprefix("model.")))
@@ -201,9 +205,25 @@ class Spec:
         """Returns whether scores have a bias for each head and bucket of distances."""
         return "bias" in self.positions.split("+")
 
-    def is_local(self, layer: int) -> bool:
-        """Returns whether a layer, by its number from 0, sees the tokens of a window alone."""
-        return bool(self.local_window and (layer - self.global_offset) % self.global_every)
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Returns for each layer the number of tokens that a token sees, half of them on each side; 0 for all."""
+        if self.layer_windows:
+            return tuple(self.layer_windows[i % len(self.layer_windows)] for i in range(self.num_layers))
+        local = self.local_window  # 0 where global_every may be too
+        first, every = self.global_offset, self.global_every
+        return tuple(local if local and (i - first) % every else 0 for i in range(self.num_layers))
+
+    @property
+    def has_windows(self) -> bool:
+        """Returns whether a layer has a window."""
+        return any(self.windows)
+
+    @property
+    def first_is_global(self) -> bool:
+        """Returns whether the first token of each text is a global one, where a batch does not say which are."""
+        reads_first = self.task is not None and self.task.name in ("sequence_classification", "embedding")
+        return self.global_tokens == "first" or (self.global_tokens == "auto" and reads_first)
 
     @property
     def relative_score_terms(self) -> int:

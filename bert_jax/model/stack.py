@@ -35,6 +35,7 @@ REMAT = {
 STACKED = "stacked"  # name under encoder/layers of the parameters of several layers together, [layers, ...]
 
 
+@_moved.renamed_members(local="windows")
 @dataclasses.dataclass(frozen=True)
 class LayerPattern:
     """Describes consecutive layers made of one group of layers, repeated.
@@ -42,14 +43,14 @@ class LayerPattern:
     Attributes:
       first: index of the first layer.
       sources: for each layer, repeats included, the number under encoder/layers of the parameters that it uses.
-      local: for each layer of the group, whether its attention is limited to the window.
+      windows: for each layer of the group, the tokens that a token sees; 0 for all.
       repeats: how many times the group occurs.
       shared: whether all repeats use the same parameters.
     """
 
     first: int
     sources: tuple[int, ...]
-    local: tuple[bool, ...]
+    windows: tuple[int, ...]
     repeats: int
     shared: bool
 
@@ -67,18 +68,17 @@ def parameter_layers(spec: Spec) -> list[int]:
 def layer_patterns(spec: Spec) -> tuple[LayerPattern, ...]:
     """Returns a model's layers as few patterns, taken greedily from the first layer on."""
     sources, count = parameter_layers(spec), spec.num_layers
-    local = [spec.is_local(i) for i in range(count)]
     # Two layers can run as one program if their parameters have the same structure, or are the same parameters.
     special = [i == 0 and (not spec.first_norm or spec.conv_kernel_size > 0) for i in range(count)]
     shared = bool(spec.layer_groups)
-    kinds: list[tuple] = list(zip(sources if shared else special, local, strict=True))
+    kinds: list[tuple] = list(zip(sources if shared else special, spec.windows, strict=True))
     if spec.mask_decoder == "enhanced" and spec.language_model:
         kinds[-1] = (*kinds[-1], "mask decoder")  # which reads the last layer's input: a pattern of its own
     patterns, first = [], 0
     while first < count:
         period, repeats = _longest_repeat(kinds[first:])
         stop = first + period * repeats
-        group = tuple(local[first : first + period])
+        group = spec.windows[first : first + period]
         patterns.append(LayerPattern(first, tuple(sources[first:stop]), group, repeats, shared))
         first = stop
     return tuple(patterns)
@@ -201,20 +201,20 @@ class Layers:
         outputs = []
         for i, source in enumerate(pattern.sources):
             graph, state = self._single(source)
-            run = _layer(graph, context, pattern.local[i % len(pattern.local)], self._remat)
+            run = _layer(graph, context, pattern.windows[i % len(pattern.windows)], self._remat)
             hidden = run(hidden, state, None if seeds is None else seeds[i])
             outputs.append(hidden)
         return hidden, jnp.stack(outputs) if return_all_layers else None
 
     def _loop(self, pattern, hidden, context, seeds, return_all_layers):
         """Runs the group of layers as the body of a loop, which compiles once for all repeats."""
-        period = len(pattern.local)
+        period = len(pattern.windows)
 
         def by_turn(x):  # [layers, ...] -> [repeats, period, ...]
             return x if period == 1 else x.reshape(pattern.repeats, period, *x.shape[1:])
 
         graph = self._parts[str(pattern.sources[0]) if pattern.sources[0] < self._apart else STACKED][0]
-        runs = [_layer(graph, context, local, self._remat, in_loop=True) for local in pattern.local]
+        runs = [_layer(graph, context, window, self._remat, in_loop=True) for window in pattern.windows]
         states = self._shared(pattern, hidden.dtype) if pattern.shared else []
         inputs = None if pattern.shared else jax.tree.map(by_turn, self._stack(pattern, hidden.dtype))
         seeds = None if seeds is None else by_turn(seeds)
@@ -239,7 +239,7 @@ class Layers:
         return graph, jax.tree.map(lambda leaf: leaf[source - self._apart], state)
 
     def _shared(self, pattern, dtype):
-        states = [self._single(source)[1] for source in pattern.sources[: len(pattern.local)]]
+        states = [self._single(source)[1] for source in pattern.sources[: len(pattern.windows)]]
         return [jax.tree.map(lambda p: p.astype(dtype) if p.ndim > 1 else p, state) for state in states]
 
     def _stack(self, pattern, dtype):
@@ -257,9 +257,9 @@ class Layers:
         return jax.tree.map(lambda p: p.astype(dtype) if p.ndim > 2 else p, state)
 
 
-def _layer(graph, context, local, remat, in_loop=False):
+def _layer(graph, context, window, remat, in_loop=False):
     def apply(hidden, state, seeds):
-        return nnx.merge(graph, state)(hidden, context, seeds, local)
+        return nnx.merge(graph, state)(hidden, context, seeds, window)
 
     return _kept(apply, remat, in_loop)
 

@@ -40,7 +40,8 @@ def schedule(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
     for phase, rates in zip(run_phases, _rates(config, run_phases), strict=True):
         settings, data = config_lib.in_phase(config, phase), phase.data
         phase_tokens = (phase.stop - phase.start) * data.batch_size * data.sequence_length
-        local = config_lib.value(settings, "model.local_rotary_base") if settings.model.local_window else None
+        has_windows = settings.model.local_window or any(settings.model.layer_windows)
+        local = config_lib.value(settings, "model.local_rotary_base") if has_windows else None
         described.append(
             {
                 "start": phase.start,

@@ -153,7 +153,7 @@ def _finetuned(workdir, step, seed):
         elif settings["pooling"][0] == LATE_POOLING:
             settings = {key: value for key, value in settings.items() if key not in ("pooling", "layers", "normalize")}
             settings["late_layers"] = (*layers, Projection("normalize"))
-        run, labels = run | {"problem": ""}, ()
+        run, labels = run | {"problem": "", "model": run["model"] | {"global_tokens": model.spec.global_tokens}}, ()
     return Pretrained(
         str(workdir),
         run["family"],
@@ -174,7 +174,9 @@ def _without_head(model, params):
     task = model.spec.task
     if task.chunk_length:  # the head reads a text's chunks too
         return model, params, ()
-    encoder = model_lib.Model(dataclasses.replace(model.spec, task=None))
+    # The task has chosen its global tokens, and does so no more.
+    chosen = "first" if model.spec.first_is_global else "none" if model.spec.global_tokens == "none" else "auto"
+    encoder = model_lib.Model(dataclasses.replace(model.spec, task=None, global_tokens=chosen))
     head = params.get("task", {})
     layers = ()
     if task.transform:

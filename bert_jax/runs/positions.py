@@ -8,7 +8,7 @@ from bert_jax.errors import UserError
 from bert_jax.runs import workdir as workdir_lib
 
 # Their table has rows for padding in front; MPNet's as many whatever the id of padding.
-_OFFSET = ("roberta", "xlm-roberta", "camembert", "roberta-prelayernorm", "xlm-roberta-xl")
+_OFFSET = ("roberta", "xlm-roberta", "camembert", "roberta-prelayernorm", "xlm-roberta-xl", "longformer")
 _OTHER_KEYS = ("nomic_bert", "esm")
 
 

@@ -21,7 +21,7 @@ from bert_jax.runs import workdir as workdir_lib
 from bert_jax.runs.checkpoints import is_average, saved_steps
 from bert_jax.runs.models import open_model
 from bert_jax.training import branch, transplant
-from bert_jax.training.transplant import ROTARY
+from bert_jax.training.transplant import LONG, ROTARY
 
 
 def source(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Pretrained | None:
@@ -91,8 +91,8 @@ def params(
 ) -> dict:
     """Returns the run's first parameters, taken from `pretrained`, with newly drawn heads where it has none.
 
-    With config.init_layers or config.init_grow they are first converted to the run's sizes. A run that trains a
-    generator starts it from that of init_from, if that run has one, and draws it otherwise.
+    With config.init_layers, config.init_grow or config.init_long they are first converted to the run's model. A run
+    that trains a generator starts it from that of init_from, if that run has one, and draws it otherwise.
 
     Vocabulary entries that the corpus has beyond the model's start as the mean of the rows of their pieces under the
     model's own tokenizer, in the word embedding and in the bias of the language-model head (Koto et al. 2021,
@@ -118,6 +118,9 @@ def params(
     grown, notes = _grown(pretrained, tokenizer)
     grown = _extended(config, pretrained, grown, model)
     notes += transplant.changes_of_positions(pretrained.model.spec, model.spec, config.init_positions)
+    if config.init_long and model.spec.global_projections:
+        grown = transplant.with_global_maps(grown)
+        notes.append("maps of global tokens: copies of the others")
     grown, more = _transplanted(config, pretrained, grown, model)
     notes += more
     key = jax.random.split(jax.random.key(config.seed))[0]  # drawn heads are those of a run without init_from
@@ -204,7 +207,9 @@ def _check_positions(config):
 
 
 def _architecture(config):
-    return [key for key in config.model if key not in NOT_ARCHITECTURE]
+    """Returns the keys of config.model that init_from fixes."""
+    own = LONG if config.init_long else ()
+    return [key for key in config.model if key not in NOT_ARCHITECTURE and key not in own]
 
 
 def _check_given(config, asked, source_name):
@@ -257,6 +262,7 @@ def _check(config, pretrained):
             f"config.init_from={pretrained.name}: its model has {source_sizes}, but config.model has {own_sizes}; "
             f"expected {flags}, or --config.model_from_init=True, which takes them from there"
             + ("" if shorter or wrong != ["max_positions"] else ", or --config.init_positions=tile, which extends it")
+            + (", or --config.init_long=True, which adds them" if set(wrong) <= set(LONG) else "")
         )
 
 

@@ -137,13 +137,14 @@ def few_layers(settings: Mapping[str, Any]) -> tuple[int, int]:
     """Returns two numbers of layers between which a model grows as it does from there on.
 
     The first and the last layer differ in what is alive beside them, so a model of one layer tells little; and layers
-    repeat after global_every where some see a window, and after a group where they share parameters.
+    repeat after global_every or layer_windows where some see a window, and after a group where they share parameters.
 
     Args:
       settings: keys of config.model.
     """
     shared = settings["layer_groups"] * settings["group_layers"]
-    period = int(np.lcm(settings["global_every"] if settings["local_window"] else 1, shared or 1))
+    windows = len(settings["layer_windows"]) or (settings["global_every"] if settings["local_window"] else 1)
+    period = int(np.lcm(windows, shared or 1))
     first = 2 * period if shared > 1 else period + 1
     return first, first + period
 

@@ -20,6 +20,8 @@ SIZES = (
 )  # fmt: skip
 # Keys that any model with rotary positions takes other values of: no parameter depends on them.
 ROTARY = tuple(name for name in MODEL if "rotary_" in name)
+# Keys that a model takes other values of with config.init_long.
+LONG = ("local_window", "global_every", "layer_windows", "global_tokens", "global_projections")
 
 
 def pick_layers(params: Mapping, numbers: Sequence[int], shapes: Mapping, zero_centered: bool = False) -> dict:
@@ -63,6 +65,22 @@ def grow(params: Mapping, small: Spec, large: Spec, shapes: Mapping) -> dict:
 
     grown = jax.tree_util.tree_map_with_path(tiled, shapes)
     return spread | {name: part for name, part in grown.items() if name in spread}
+
+
+def with_global_maps(params: Mapping) -> dict:
+    """Returns parameters whose global tokens have maps of their own, which are copies of those of all tokens.
+
+    So Longformer starts from RoBERTa, and so are the maps copied once more after a masked-language objective, which
+    trains none of them (Beltagy et al. 2020, section 5; scripts/convert_model_to_long.ipynb of allenai/longformer).
+
+    Args:
+      params: parameters of a model with such maps or without.
+    """
+    layers = {}
+    for number, layer in params["encoder"]["layers"].items():
+        copies = {f"global_{name}": dict(layer["attention"][name]) for name in ("query", "key", "value")}
+        layers[number] = {**layer, "attention": {**layer["attention"], **copies}}
+    return _with_layers(params, layers)
 
 
 def changes_of_positions(old: Spec, new: Spec, rule: str) -> list[str]:
@@ -135,7 +153,7 @@ def _tiled(name, array, shape, small, large):
     """Tiles an array of the smaller model to the shape of the larger one's."""
     array = np.asarray(array)
     inputs = re.search(r"attention/output/kernel$", name)
-    outputs = re.search(r"attention/(query|key|value|position_query|position_key)/(kernel|bias)$", name)
+    outputs = re.search(r"attention/((?:position_|global_)?(?:query|key|value))/(kernel|bias)$", name)
     if large.query_key_norm_over == "heads":
         outputs = outputs or re.search(r"attention/(query|key)_norm/(scale|bias)$", name)
     head_axis = 0 if inputs else len(shape) - 1 if outputs else None

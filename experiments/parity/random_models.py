@@ -126,7 +126,8 @@ def torch_class(name: str):
 _SHOWN = {
     "embedding_size", "num_hidden_groups", "inner_group_num", "position_buckets", "pos_att_type", "share_att_key",
     "norm_rel_ebd", "conv_kernel_size", "legacy", "max_relative_positions", "position_biased_input",
-    "local_attention", "layer_types", "classifier_pooling", "num_key_value_heads", "head_dim", "tie_word_embeddings",
+    "local_attention", "attention_window", "layer_types", "classifier_pooling", "num_key_value_heads", "head_dim",
+    "tie_word_embeddings",
 }  # fmt: skip
 
 
@@ -196,6 +197,16 @@ def _modernbert(random, sizes):
     }  # fmt: skip
 
 
+def _longformer(random, sizes):
+    windows = [int(window) for window in random.choice([4, 8, 16, 64], sizes["num_hidden_layers"])]  # divisors
+    return {
+        "attention_window": windows if _flag(random) else windows[0],
+        "hidden_act": str(random.choice(["gelu", "gelu_new", "relu"])),
+        "type_vocab_size": int(random.choice([1, 2])),
+        "tie_word_embeddings": _flag(random, 0.7),
+    }
+
+
 def _eurobert(random, sizes):
     heads = sizes["num_attention_heads"]
     return {
@@ -220,6 +231,7 @@ _SWITCHES = {
     "deberta-v2": _deberta_v2,
     "modernbert": _modernbert,
     "eurobert": _eurobert,
+    "longformer": _longformer,
 }
 
 

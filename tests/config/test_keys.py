@@ -53,7 +53,8 @@ def test_a_key_of_both_tables_has_the_same_role_and_may_change_in_both():
             theirs.role,
             theirs.resumable,
             theirs.is_path,
-            theirs.choices,
+            # Fine-tuning may have one more, the empty one that stands for init_from's.
+            tuple(choice for choice in theirs.choices if choice or not theirs.empty or "" in ours.choices),
         ), name
 
 

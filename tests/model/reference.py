@@ -17,14 +17,16 @@ ACTIVATIONS = {
 }
 
 
-def forward(config, params, ids, types):
+def forward(config, params, ids, types, chosen=()):
     """Returns (hidden states of the embeddings and of each layer, logits [sequence, vocabulary]) for one sequence.
 
     Args:
       config: every key of config.model.
       params: the model's parameters in float64.
       ids, types: int [sequence].
+      chosen: positions of the global tokens.
     """
+    config = config | {"chosen": [*chosen, *[0] * (config["global_tokens"] == "first" and not chosen)]}
     encoder, places = params["encoder"], np.arange(len(ids))
     tables = encoder["embeddings"]
     x = tables["word"]["embedding"][ids]
@@ -92,17 +94,34 @@ def _source(config, i):
     return int((i // inner) / (rounds / groups)) * inner + i % inner
 
 
+def _window(config, i):
+    if config["layer_windows"]:
+        return config["layer_windows"][i % len(config["layer_windows"])]
+    local = config["local_window"] and (i - config["global_offset"]) % config["global_every"]
+    return config["local_window"] if local else 0
+
+
 def _attention(config, encoder, params, i, queries, keys):
+    """Returns what all tokens see, or with maps of global tokens' own what the others see, and these by their maps."""
+    mixed = _mixed(config, encoder, params, i, queries, keys, ("query", "key", "value"))
+    if config["global_projections"]:
+        names = ("global_query", "global_key", "global_value")
+        mixed[config["chosen"]] = _mixed(config, encoder, params, i, queries, keys, names)[config["chosen"]]
+    return _linear(params["output"], mixed)
+
+
+def _mixed(config, encoder, params, i, queries, keys, names):
     length, heads = len(keys), config["num_heads"]
     groups, size = config["num_kv_heads"] or heads, config["head_size"] or config["hidden_size"] // heads
-    local = config["local_window"] and i % config["global_every"] != config["global_offset"]
-    query, key = _linear(params["query"], queries), _linear(params["key"], keys)
-    query, key = (_query_key_norm(config, params, name, x, size) for name, x in (("query", query), ("key", key)))
-    query, key = query.reshape(length, heads, size), key.reshape(length, groups, size)
-    value = _linear(params["value"], keys).reshape(length, groups, size)
+    window = _window(config, i)
+    query, key, value = (_linear(params[name], x) for name, x in zip(names, (queries, keys, keys), strict=True))
+    if names[0] == "query":  # maps of global tokens have no norms
+        query, key = (_query_key_norm(config, params, name, x, size) for name, x in (("query", query), ("key", key)))
+    query = query.reshape(length, heads, size)
+    key, value = (x.reshape(length, groups, size) for x in (key, value))
     if "rotary" in config["positions"]:
-        base = config["local_rotary_base"] if local and config["local_rotary_base"] else config["rotary_base"]
-        speeds, factor = _speeds(config, base, size, length, local)
+        base = config["local_rotary_base"] if window and config["local_rotary_base"] else config["rotary_base"]
+        speeds, factor = _speeds(config, base, size, length, window)
         speeds = speeds.astype(np.float16).astype(np.float64) if config["rotary_half"] else speeds
         query, key = factor * _rotated(query, speeds), factor * _rotated(key, speeds)
     key, value = (np.repeat(x, heads // groups, 1) for x in (key, value))
@@ -115,12 +134,13 @@ def _attention(config, encoder, params, i, queries, keys):
     if "bias" in config["positions"]:
         rows = [[_bias_row(config, a - b) for b in range(length)] for a in range(length)]
         scores = scores + encoder["position_bias"]["embedding"][np.array(rows)].transpose(2, 0, 1)
-    seen = np.abs(distance) <= config["local_window"] // 2 if local else np.full((length, length), True)
+    seen = np.abs(distance) <= window // 2 if window else np.full((length, length), True)
+    seen[config["chosen"], :] = seen[:, config["chosen"]] = True
     if config["attention"] == "causal":
         seen = seen & (distance >= 0)
     weights = np.exp(np.where(seen, scores, -np.inf))
     weights = weights / weights.sum(-1, keepdims=True)
-    return _linear(params["output"], np.einsum("hqk,khd->qhd", weights, value).reshape(length, -1))
+    return np.einsum("hqk,khd->qhd", weights, value).reshape(length, -1)
 
 
 def _query_key_norm(config, params, name, x, size):

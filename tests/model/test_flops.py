@@ -58,6 +58,9 @@ def test_a_window_costs_what_is_within_it(config):
     one, two = (flops.attention_flops(spec, 1, length) for length in (1024, 2048))
     half = spec.hidden_size * 2 * 2 * 3 * 2  # multiplications and additions of a pair in two layers, three passes
     assert one == half * (1024 * 1024 + 1024 * 9) and two == half * (2048 * 2048 + 2048 * 9)
+    config.model.update(local_window=0, layer_windows=(8, 0))
+    spec = model_lib.build(config.model, 1000, next_sentence=True).spec
+    assert flops.attention_flops(spec, 1, 1024) == one
 
 
 def test_peaks():

@@ -56,6 +56,17 @@ COMBINED = {
     "LayerNorm of heads around 1, bias of distances, windows, causal": dict(
         query_key_norm="layer", zero_centered_scale=True, positions="learned+bias", local_window=6, global_every=2,
         global_offset=1, attention="causal", score_size=3, norm_bias=False),
+    "windows of each layer, global tokens with maps of their own, rotary, grouped queries": dict(
+        positions="rotary", layer_windows=(6, 0, 2), num_kv_heads=2, global_tokens="auto", global_projections=True),
+    "global tokens beside windows, pre-norm, rotary": dict(
+        positions="rotary", local_window=4, global_every=2, local_rotary_base=50.0, norm_place="pre",
+        global_tokens="auto"),
+    "global tokens, causal, shared layers, bias of distances": dict(
+        positions="learned+bias", bias_distance=20, attention="causal", layer_windows=(4,), layer_groups=2,
+        global_tokens="auto", global_projections=True),
+    "first tokens that are global, enhanced mask decoder": dict(
+        positions="none", mask_decoder="enhanced", layer_windows=(4, 2), global_tokens="first",
+        global_projections=True),
     "odd heads, learned and relative, projection": dict(
         hidden_size=21, num_heads=3, positions="learned+relative", norm_place="pre", norm="rms_norm",
         embedding_projection=True, relative_buckets=7, relative_span=30),
@@ -77,6 +88,7 @@ COMBINED = {
 
 # What make test has time for; make test-more runs MORE, make test-full the others.
 SHORT, MORE = (1, 5, 14), (3, 4, 8, 15)
+GLOBAL = ((2, 5, 6), (0, 3))  # of the texts, where the model's task chooses none
 
 
 @pytest.mark.parametrize(
@@ -104,9 +116,14 @@ def test_hidden_states_and_logits(name):
     if config.token_dropout:
         texts[0][0][::3] = texts[1][0][2] = config.mask_id
     exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-    expected = [reference.forward(config.to_dict(), exact, *text) for text in texts]
+    chosen = GLOBAL if config.global_tokens == "auto" else ((), ())
+    expected = [
+        reference.forward(config.to_dict(), exact, *text, places) for text, places in zip(texts, chosen, strict=True)
+    ]
 
     batch = padded(texts, max(LENGTHS) + 4, pad=max(0, config.position_offset - 1))
+    if config.global_tokens == "auto":
+        batch["global_positions"] = np.array([GLOBAL[0], (*GLOBAL[1], -1)], np.int32)
     actual = jax.jit(lambda params: model.apply(params, batch, hidden_states=True))(params)
     for i, (states, logits) in enumerate(expected):
         assert_close(actual["hidden_states"][:, i, : LENGTHS[i]], np.stack(states[-config.num_layers - 1 :]))
@@ -114,7 +131,10 @@ def test_hidden_states_and_logits(name):
 
     config.scan_layers = True
     scanned = model_lib.build(config, VOCABULARY, next_sentence=False)
-    actual = jax.jit(scanned.apply)(params, packed(texts))["mlm_logits"][0]
+    batch = packed(texts)
+    if config.global_tokens == "auto":
+        batch["global_positions"] = np.array([[*GLOBAL[0], *(LENGTHS[0] + place for place in GLOBAL[1])]], np.int32)
+    actual = jax.jit(scanned.apply)(params, batch)["mlm_logits"][0]
     assert_close(actual, np.concatenate([logits for _, logits in expected]))
 
 
@@ -135,6 +155,7 @@ def packed(texts):
         "attention_mask": [np.ones_like(ids) for ids, _ in texts],
         "sequence_ids": [np.full_like(ids, i + 1) for i, (ids, _) in enumerate(texts)],
         "position_ids": [np.arange(len(ids)) for ids, _ in texts],
+        "cls_positions": [np.cumsum([0, *LENGTHS[:-1]]), [0]],  # and one that no sequence uses
     }
     return {name: np.concatenate(values)[None].astype(np.int32) for name, values in parts.items()}
 

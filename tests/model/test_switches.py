@@ -313,7 +313,7 @@ def test_rows_of_distances():
 
 def test_layers_are_run_as_the_fewest_patterns():
     def patterns(**switches):
-        return [(s.first, len(s.local), s.repeats) for s in layer_patterns(make_model(switches).spec)]
+        return [(s.first, len(s.windows), s.repeats) for s in layer_patterns(make_model(switches).spec)]
 
     assert patterns(num_layers=12) == [(0, 1, 12)]
     assert patterns(num_layers=22, **PRE, **WINDOWS) == [(0, 1, 1), (1, 3, 7)]
@@ -321,6 +321,9 @@ def test_layers_are_run_as_the_fewest_patterns():
     assert patterns(num_layers=24, local_window=6, global_every=6, global_offset=5) == [(0, 6, 4)]
     assert patterns(num_layers=12, layer_groups=1) == [(0, 1, 12)]
     assert patterns(num_layers=12, layer_groups=2, group_layers=3) == [(0, 3, 2), (6, 3, 2)]
+    assert patterns(num_layers=12, layer_windows=(4,)) == [(0, 1, 12)]
+    assert patterns(num_layers=12, layer_windows=(4, 8, 0)) == [(0, 3, 4)]
+    assert patterns(num_layers=4, layer_windows=(4, 4, 8)) == [(0, 1, 2), (2, 1, 1), (3, 1, 1)]
     assert patterns(num_layers=6, conv_kernel_size=3) == [(0, 1, 1), (1, 1, 5)]
     assert patterns(num_layers=6, mask_decoder="enhanced") == [(0, 1, 5), (5, 1, 1)]
 
@@ -380,6 +383,14 @@ def test_layers_are_run_as_the_fewest_patterns():
             "global_offset: found 3, .*global_every=3; expected a number below that",
         ),
         ({"mlm_transform": False, "embedding_size": 8}, "tied_decoder: found True, .*embedding_size=8"),
+        ({"layer_windows": (4, "8")}, r"layer_windows: found \(4, '8'\), .*numbers from 0 on"),
+        ({"layer_windows": (4, 0), "local_window": 6}, r"layer_windows: found \(4, 0\), .*local_window=6"),
+        ({"layer_windows": (0, 4), "positions": "relative"}, r"positions: found relative, .*layer_windows=\(0, 4\)"),
+        (
+            {"positions": "relative", "global_tokens": "auto", "global_projections": True},
+            "positions: found relative, .*global_projections",
+        ),
+        ({"global_projections": True}, "global_projections: found True, .*global_tokens=none"),
     ],
 )
 def test_combinations_that_cannot_work_are_refused(switches, message):

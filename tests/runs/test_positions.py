@@ -17,6 +17,7 @@ from tests.runs.test_continuation import begin
         ({"model_type": "xlm-roberta", "max_position_embeddings": 514}, 512),
         ({"model_type": "roberta-prelayernorm", "max_position_embeddings": 514}, 512),
         ({"model_type": "xlm-roberta-xl", "max_position_embeddings": 514, "pad_token_id": 1}, 512),
+        ({"model_type": "longformer", "max_position_embeddings": 4098, "pad_token_id": 1}, 4096),
         ({"model_type": "mpnet", "max_position_embeddings": 514, "pad_token_id": 0}, 512),
         ({"model_type": "modernbert", "max_position_embeddings": 8192, "pad_token_id": 50283}, 8192),
         ({"model_type": "nomic_bert", "max_position_embeddings": 2048}, None),

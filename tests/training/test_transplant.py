@@ -187,6 +187,35 @@ def test_a_run_grows(source):
     assert params["encoder"]["layers"]["3"]["mlp"]["up"]["kernel"].shape == (16, 6)
 
 
+@pytest.mark.parametrize("from_init", [False, True])
+def test_a_run_gets_windows_and_global_tokens(source, from_init):
+    """RoBERTa becomes Longformer: positions repeated, maps of global tokens copied."""
+    longer = {"layer_windows": (4, 8), "global_tokens": "auto", "global_projections": True}
+    config = config_of(max_positions=20, **longer)
+    config.data.sequence_length, config.model_from_init = 20, from_init
+    config.init_long, config.init_positions = True, "tile"
+    params, said = start(config, source)
+    assert config.model.layer_windows == (4, 8) and config.model.max_positions == 20
+    assert said == [
+        "starts from source; max_positions from 8 to 20 (tile); maps of global tokens: copies of the others"
+    ]
+    old, new = source.params["encoder"], params["encoder"]
+    positions = np.asarray(old["embeddings"]["position"]["embedding"])
+    np.testing.assert_array_equal(new["embeddings"]["position"]["embedding"], positions[np.arange(20) % 8])
+    for number, layer in old["layers"].items():
+        for name in ("query", "key", "value"):
+            for copy in (name, f"global_{name}"):
+                jax.tree.map(
+                    np.testing.assert_array_equal, new["layers"][number]["attention"][copy], layer["attention"][name]
+                )
+    config.init_long = False
+    with pytest.raises(
+        UserError, match="its model has global_projections=False, .* --config.init_long=True, which adds them"
+    ):
+        config.model_from_init = False
+        start(config, source)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -213,7 +242,7 @@ def test_starts_that_cannot_work(source, changes, message):
 
 
 def test_nothing_to_start_from():
-    for key, value in (("init_layers", (0,)), ("init_grow", True)):
+    for key, value in (("init_layers", (0,)), ("init_grow", True), ("init_long", True)):
         config = config_of()
         config.data.sequence_length = 8
         config[key] = value

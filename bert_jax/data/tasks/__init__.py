@@ -36,7 +36,8 @@ class Examples(Protocol):
           regression: labels float32 [batch];
           tokens: labels int32 [batch, length], -100 where there is none, and first_subwords int32 [batch, length],
           1 where a word's label is predicted;
-          question answering: start_positions, end_positions int32 [batch], 0 (the [CLS]) where the row holds no answer;
+          question answering: start_positions, end_positions int32 [batch], 0 (the [CLS]) where the row holds no answer,
+          and global_positions int32 [batch, k], those of the question and of what stands before it, else -1;
           embedding: see data.tasks.vector_sets.Groups.batch for train; vectors of held-out texts have no labels;
           reranking: see data.tasks.reranking.Lists.batch for train; labels float32 [batch] of held-out pairs.
           Without labels in the data, the label arrays are 0 or -100.

@@ -85,6 +85,7 @@ class Examples:
         self._bounds = np.array(bounds, np.int32).reshape(-1, 2)
         self._positions = np.array(positions, np.int32).reshape(-1, 2)
         self._begins = rows_lib.second_start(tokenizer, self._questions.lengths)
+        self._most_before = max(1, len(tokenizer.frame.before) + int(self._questions.lengths.max(initial=0)))
         self.lengths = (self._questions.lengths + special)[self._owner] + self._bounds[:, 1] - self._bounds[:, 0]
 
     def batch(self, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
@@ -92,7 +93,11 @@ class Examples:
         rows = np.asarray(rows)
         batch = rows_lib.pad(self.tokenizer, [self._row(row) for row in rows], length)
         positions = np.where((rows >= 0)[:, None], self._positions[rows], 0)
+        # The question with what stands before it; a row without one has its first token.
+        before, places = len(self.tokenizer.frame.before), np.arange(self._most_before, dtype=np.int32)
+        ends = np.where(rows >= 0, self._questions.lengths[self._owner[rows]] + before, 1)
         return batch | {
+            "global_positions": np.where(places < ends[:, None], places, np.int32(-1)),
             "weights": (rows >= 0).astype(np.float32),
             "start_positions": positions[:, 0],
             "end_positions": positions[:, 1],

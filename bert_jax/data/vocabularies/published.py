@@ -46,6 +46,7 @@ CLASS_OF_MODEL_TYPE = {
     "esm": "EsmTokenizer",
     "gemma3_text": "GemmaTokenizer",
     "esmc": "EsmcTokenizer",
+    "longformer": "RobertaTokenizer",
 }
 # Classes that take tokenizer.json as it is, and the models for which they do, whatever class the settings name.
 _GENERIC = ("PreTrainedTokenizer", "TokenizersBackend")

@@ -110,7 +110,7 @@ class Gemma3Text(Family):
         bases = {kind: getattr(spec, ours) for ours, (kind, _, _) in _BASES.items()}
         if not spec.local_window:  # no layer uses the other base
             bases[_LOCAL] = _base(original, *_BASES["local_rotary_base"], "config.json")
-        kinds = [_LOCAL if spec.is_local(i) else _GLOBAL for i in range(spec.num_layers)]
+        kinds = [_LOCAL if spec.windows[i] else _GLOBAL for i in range(spec.num_layers)]
         return {
             "use_bidirectional_attention": True,
             "layer_types": kinds,
