@@ -7,7 +7,9 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from bert_jax import config as config_lib
+from bert_jax import model as model_lib
 from bert_jax import objectives, sharding
+from bert_jax.model.parameters import leaves_by_name
 from bert_jax.model.stack import STACKED, stack_layers, unstack_layers
 from bert_jax.training import optimizer as optimizer_lib
 
@@ -118,6 +120,15 @@ def test_updates_without_bias_correction_and_with_all_parameters_decayed(name, c
     said = {"corrected": config.bias_correction, "decay_all": config.decay_all}
     expected = published(name, tree(0), gradients, 1.0, **said)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), params, expected)
+
+
+def test_norms_of_queries_keys_and_outputs_do_not_decay():
+    norms = {"query_key_norm": "rms", "output_norm": True, "zero_centered_scale": True}
+    model = model_lib.build(config_lib.base().model.to_dict() | {"num_layers": 1} | norms, 17, next_sentence=False)
+    decayed = leaves_by_name(optimizer_lib.is_weight(model.shapes()))
+    new = {name for name in decayed if "query_norm" in name or "key_norm" in name or "output_norm" in name}
+    assert len(new) == 4 + 2 and not any(decayed[name] for name in new)  # output norms have a bias too
+    assert decayed["encoder/layers/0/attention/query/kernel"]
 
 
 def test_the_first_uncorrected_update_is_as_many_times_as_large_as_the_betas_say():
