@@ -124,11 +124,6 @@ REFUSALS = (
     ),
     Refusal(
         "global_projections",
-        lambda m: m["global_projections"] and m["query_key_norm"] != "none",
-        "config.model.query_key_norm={query_key_norm} has no norms of what these maps make; expected False, or none",
-    ),
-    Refusal(
-        "global_projections",
         lambda m: m["global_projections"] and m["global_tokens"] == "none",
         "config.model.global_tokens=none leaves no token that they are for; expected False, or global_tokens=auto",
     ),

@@ -191,10 +191,12 @@ class SelfAttention(nnx.Module):
             query = tokens_at(query, positions, axis=2)
         else:
             query = self.global_query(tokens_at(hidden if queries is None else queries, positions))
-            query = self._heads(self._scaled(query))
-            if rotation is None and positions.shape[1] * spec.num_heads < spec.hidden_size:
+            has_norms = spec.query_key_norm != "none"  # which are those of the other tokens
+            query = self._heads(self._scaled(self._normed(self.query_norm, query) if has_norms else query))
+            if rotation is None and not has_norms and positions.shape[1] * spec.num_heads < spec.hidden_size:
                 return self._by_few_queries(query, hidden, context, mask)
             key = self.global_key(hidden) if self._key_bias_counts() else self.global_key.unbiased(hidden)
+            key = self._normed(self.key_norm, key) if has_norms else key
             key, value = self._heads(key), self._heads(self.global_value(hidden))
             if rotation is not None:
                 cosine, sine = (jnp.broadcast_to(angle, (len(positions), *angle.shape[1:])) for angle in rotation)

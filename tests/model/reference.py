@@ -115,8 +115,7 @@ def _mixed(config, encoder, params, i, queries, keys, names):
     groups, size = config["num_kv_heads"] or heads, config["head_size"] or config["hidden_size"] // heads
     window = _window(config, i)
     query, key, value = (_linear(params[name], x) for name, x in zip(names, (queries, keys, keys), strict=True))
-    if names[0] == "query":  # maps of global tokens have no norms
-        query, key = (_query_key_norm(config, params, name, x, size) for name, x in (("query", query), ("key", key)))
+    query, key = (_query_key_norm(config, params, name, x, size) for name, x in (("query", query), ("key", key)))
     query = query.reshape(length, heads, size)
     key, value = (x.reshape(length, groups, size) for x in (key, value))
     if "rotary" in config["positions"]:

@@ -57,7 +57,8 @@ COMBINED = {
         query_key_norm="layer", zero_centered_scale=True, positions="learned+bias", local_window=6, global_every=2,
         global_offset=1, attention="causal", score_size=3, norm_bias=False),
     "windows of each layer, global tokens with maps of their own, rotary, grouped queries": dict(
-        positions="rotary", layer_windows=(6, 0, 2), num_kv_heads=2, global_tokens="auto", global_projections=True),
+        positions="rotary", layer_windows=(6, 0, 2), num_kv_heads=2, global_tokens="auto", global_projections=True,
+        query_key_norm="rms", score_size=9, rotary_scaling="linear", rotary_factor=3.0),
     "global tokens beside windows, pre-norm, rotary": dict(
         positions="rotary", local_window=4, global_every=2, local_rotary_base=50.0, norm_place="pre",
         global_tokens="auto"),
@@ -66,7 +67,7 @@ COMBINED = {
         global_tokens="auto", global_projections=True),
     "first tokens that are global, enhanced mask decoder": dict(
         positions="none", mask_decoder="enhanced", layer_windows=(4, 2), global_tokens="first",
-        global_projections=True),
+        global_projections=True, query_key_norm="layer", query_key_norm_over="heads", token_dropout=True, mask_id=7),
     "odd heads, learned and relative, projection": dict(
         hidden_size=21, num_heads=3, positions="learned+relative", norm_place="pre", norm="rms_norm",
         embedding_projection=True, relative_buckets=7, relative_span=30),

@@ -261,7 +261,7 @@ def test_attention_weights_are_of_what_a_layer_sees(name):
     assert weights.shape == (model.spec.num_layers, 2, 4, LENGTH, LENGTH)
     np.testing.assert_allclose(weights.sum(-1), 1.0, atol=1e-5)
     reach = np.abs(np.arange(LENGTH)[:, None] - np.arange(LENGTH)) > 3
-    local = [model.spec.is_local(i) for i in range(model.spec.num_layers)]
+    local = [window > 0 for window in model.spec.windows]
     for layer, near in zip(weights, local, strict=True):
         assert (np.asarray(layer)[0][:, reach].max() == 0) == near
 
