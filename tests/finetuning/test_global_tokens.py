@@ -54,6 +54,7 @@ def same_as_without(workdir, batch):
     return np.allclose(*logits, atol=1e-6)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("switches", [LONGFORMER, MODERN], ids=["longformer", "modernbert"])
 def test_a_classifier(folder, made, tmp_path, switches):  # noqa: F811
     """A model without global tokens takes them by a key, a model with them by itself."""
@@ -103,6 +104,7 @@ def test_an_embedder(folder, made, tmp_path):  # noqa: F811
         finetuning.finetune(config, tmp_path / "other")
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("packing", [False, True])
 def test_questions(folder, made, tmp_path, packing):  # noqa: F811
     context = " ".join(WORDS[:20])

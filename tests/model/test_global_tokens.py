@@ -39,6 +39,7 @@ def hidden_of(model, params, batch, key=None):
     return jax.jit(lambda params: model.apply(params, batch, dropout_key=key)["hidden"])(params)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("packed", [False, True])
 def test_windows_with_global_tokens_are_those_of_the_masked_scores(causal, packed):
@@ -73,6 +74,7 @@ def test_windows_with_global_tokens_are_those_of_the_masked_scores(causal, packe
             np.testing.assert_allclose(jnp.where(there, one, 0), jnp.where(there, other, 0), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("heads", [1, 2])
 def test_few_global_tokens_see_as_many_do(heads):
     """Queries that go back through the map of the keys, and keys of all tokens (grouped, with biases, dropped)."""
@@ -94,6 +96,7 @@ def test_few_global_tokens_see_as_many_do(heads):
         np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-4)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("own", [False, True])
 def test_what_is_global_sees_and_is_seen(own):
     model, batch = make_model(global_projections=own), make_batch() | {"global_positions": PLACES}
@@ -111,6 +114,7 @@ def test_what_is_global_sees_and_is_seen(own):
         assert seen[:, :, chosen].min() > 0 and (length == LENGTH or seen[:, :, length:].max() == 0)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("switches", [{}, {"global_projections": True, "positions": "rotary"}], ids=["shared", "own"])
 def test_any_mesh_computes_the_same(switches):
     model = make_model(attention_dropout=0.2, hidden_dropout=0.1, **switches)

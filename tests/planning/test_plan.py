@@ -427,3 +427,23 @@ def test_a_generator_is_counted(config, libtpu):
     assert generator.hidden_size == 64 and compiled.spec.hidden_size == 128
     expected = sum(flops.step_flops(spec, compiled.rows, 128, 8) for spec in (compiled.spec, generator))
     assert compiled.model_flops == expected and compiled.parameters * 4 == compiled.memory.parameters
+
+
+@pytest.mark.full
+def test_windows_and_global_tokens_need_memory_for_each_token(config, libtpu):
+    """A Longformer of rows of 2,048 on a mesh that splits heads too, and the same with full attention."""
+    config.model.update(num_layers=2, max_positions=2048, attention_kernel="xla", dtype="bfloat16")
+    config.data.update(sequence_length=2048, batch_size=16, format="full_sentences")
+    config.objective.next_sentence = False
+    config.mesh.tensor = 2
+    temporaries = {}
+    for name, changes in (
+        ("full", {}),
+        ("windows", {"layer_windows": (128,), "global_tokens": "first", "global_projections": True}),
+    ):
+        config.model.update(changes)
+        (phase,) = config_lib.phases(config)
+        compiled = compilation.compile_phase(config, chips.parse("v5e:2x2"), phase)
+        assert compiled.fits
+        temporaries[name] = compiled.memory.temporaries
+    assert temporaries["windows"] < temporaries["full"] / 2
