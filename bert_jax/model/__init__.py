@@ -84,8 +84,10 @@ class Model:
             [batch, slots], masked-language logits are computed for these positions only. Packed rows add sequence_ids
             (1, 2, ..., and 0 at padding) and position_ids (from 0 in each sequence; unused at padding), int32 [batch,
             sequence], and cls_positions int32 [batch, k], where each sequence begins. Outputs for each sequence are
-            then [batch, k, ...]; unused entries of rows with fewer than k sequences are undefined. row_numbers, int32
-            [batch], say which row of a larger batch each row is, so that parts of a batch drop what the whole would.
+            then [batch, k, ...]; unused entries of rows with fewer than k sequences are undefined. global_positions,
+            int32 [batch, k], name the tokens that see all others and are seen by all in a model with global tokens, -1
+            for none; without them its task does (Spec.first_is_global). row_numbers, int32 [batch], say which
+            row of a larger batch each row is, so that parts of a batch drop what the whole would.
             With a task that reads texts in chunks a row holds the chunks of a text one behind the other, each padded to
             task.chunk_length, or one chunk of any length; only the task's output is then returned.
           dropout_key: a jax.random key turns dropout on; None turns it off.

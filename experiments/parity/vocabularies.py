@@ -53,6 +53,7 @@ def released(folder: pathlib.Path, shared: pathlib.Path) -> Iterator[Named]:
         roberta = [(vocab / "roberta-base/vocab.json", "vocab.json"), (merges, "merges.txt")]
         yield directory(folder, "roberta-base", "roberta", roberta)
         yield directory(folder, "roberta-base, prefix space", "roberta", roberta, add_prefix_space=True)
+        yield directory(folder, "longformer", "longformer", roberta)
         gpt2 = models.BPE.read_file(str(vocab / "gpt2/vocab.json"), str(merges))
         yield deberta(folder, "deberta, GPT-2's merges", *gpt2)
         yield modernbert(folder, "modernbert, GPT-2's merges", *gpt2)
