@@ -153,7 +153,7 @@ def test_mistakes_are_named(tokenizer, single):
         bert_jax.FillMask(single.model)
     for options, message in [
         ({"merge": "sum"}, "merge: found 'sum'; expected mean or max"),
-        ({"long": "cut"}, "long: found 'cut'; expected windows or truncate"),
+        ({"long": "cut"}, "long: found 'cut'; expected windows, truncate or head_tail"),
         ({"dtype": "half"}, "dtype: found 'half'; expected float32 or bfloat16"),
     ]:
         with pytest.raises(UserError, match=message):
