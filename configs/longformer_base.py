@@ -11,7 +11,8 @@ a global one, and they are trained.
 Published setting: 64 rows of 4,096 (2^18 tokens), Adam 3e-5, epsilon 1e-6, decay 0.01, 500 steps of warm-up, norms
 clipped to 5; 3,000 steps at a constant rate, which its authors call enough (checked in
 scripts/convert_model_to_long.ipynb of allenai/longformer), or as in the paper 65,000 with a polynomial decay of power
-3, which is no schedule here. The paper's bits per character of held-out text, from 1.846 for RoBERTa Base to 1.705
+3, which is no schedule here. Adam is that of transformers 3.0.2, which corrects the bias of its moments (recalled). The
+paper's bits per character of held-out text, from 1.846 for RoBERTa Base to 1.705
 after 65,000 steps, are recalled from its table 5. 148,068,864 parameters; 148,659,456 with the pooler that
 LongformerModel carries. Not trained to the end by this project.
 """

@@ -78,7 +78,9 @@ def with_global_maps(params: Mapping) -> dict:
     """
     layers = {}
     for number, layer in params["encoder"]["layers"].items():
-        copies = {f"global_{name}": dict(layer["attention"][name]) for name in ("query", "key", "value")}
+        # Arrays of their own: a step that is given one array twice cannot write into it.
+        maps = {f"global_{name}": layer["attention"][name] for name in ("query", "key", "value")}
+        copies = jax.tree.map(lambda leaf: np.array(leaf), maps)
         layers[number] = {**layer, "attention": {**layer["attention"], **copies}}
     return _with_layers(params, layers)
 

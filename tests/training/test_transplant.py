@@ -208,6 +208,8 @@ def test_a_run_gets_windows_and_global_tokens(source, from_init):
                 jax.tree.map(
                     np.testing.assert_array_equal, new["layers"][number]["attention"][copy], layer["attention"][name]
                 )
+            copied = new["layers"][number]["attention"][f"global_{name}"]["kernel"]
+            assert not np.shares_memory(copied, new["layers"][number]["attention"][name]["kernel"])
     config.init_long = False
     with pytest.raises(
         UserError, match="its model has global_projections=False, .* --config.init_long=True, which adds them"
