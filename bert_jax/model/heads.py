@@ -225,7 +225,7 @@ class EmbeddingHead(nnx.Module):
                 initializer=spec.initializer, rngs=rngs,
             )  # fmt: skip
         if task.temperature:
-            self.log_temperature = nnx.Param(jnp.full((), math.log(task.temperature)))
+            self.log_temperature = nnx.Param(jnp.full((), math.log(task.temperature), jnp.float32))
         if task.pair_labels:
             self.pair = Linear(
                 3 * task.num_labels, task.pair_labels, stddev=stddev, initializer=spec.initializer, rngs=rngs

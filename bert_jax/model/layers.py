@@ -88,7 +88,7 @@ class LayerNorm(nnx.Module):
     """Normalises over the last axis, in float32 (Ba et al. 2016); multiplies by centre + scale."""
 
     def __init__(self, size: int, *, epsilon: float, bias: bool = True, centre: float = 0.0):
-        self.scale = nnx.Param(jnp.full((size,), 1.0 - centre))
+        self.scale = nnx.Param(jnp.full((size,), 1.0 - centre, jnp.float32))
         if bias:
             self.bias = nnx.Param(jnp.zeros((size,)))
         self.epsilon, self.biased, self.centre = epsilon, bias, centre
@@ -103,7 +103,7 @@ class RMSNorm(nnx.Module):
     """Divides by the root mean square over the last axis, in float32 (Zhang & Sennrich 2019); see LayerNorm."""
 
     def __init__(self, size: int, *, epsilon: float, centre: float = 0.0):
-        self.scale = nnx.Param(jnp.full((size,), 1.0 - centre))
+        self.scale = nnx.Param(jnp.full((size,), 1.0 - centre, jnp.float32))
         self.epsilon, self.centre = epsilon, centre
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -208,3 +208,24 @@ def test_custom_gradients_against_automatic_ones():
 
         for one, other in zip(*(jax.grad(f, argnums=(0, 1, 2))(x, kernel, bias) for f in (ours, plain)), strict=True):
             assert_close(one, other)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"norm": "rms_norm", "norm_place": "pre", "zero_centered_scale": True, "output_norm": True},
+        {"query_key_norm": "rms", "positions": "rotary"},
+    ],
+)
+def test_parameters_have_types_of_their_own(changes):
+    """One that takes the type of what it meets would make the second step another program than the first."""
+    shapes = jax.eval_shape(build(next_sentence=False, **changes).init, jax.random.key(0))
+    assert not [leaf for leaf in jax.tree.leaves(shapes) if leaf.weak_type or leaf.dtype != jnp.float32]
+
+
+def test_a_learned_temperature_has_a_type_of_its_own():
+    task = model_lib.Task("embedding", 24, "mean", 0.0, temperature=0.05)
+    model = model_lib.build(config_lib.base().model, VOCAB, next_sentence=False, language_model=False, task=task)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    assert not [leaf for leaf in jax.tree.leaves(shapes) if leaf.weak_type]
