@@ -83,6 +83,7 @@ def test_a_classifier(folder, made, tmp_path, switches):  # noqa: F811
             huggingface.write(opened, tmp_path / "written")
 
 
+@pytest.mark.more
 def test_an_embedder(folder, made, tmp_path):  # noqa: F811
     data = (tmp_path, made("longformer", LONGFORMER))
     test_embedding.write(tmp_path / "train.jsonl", test_embedding.make_pairs(40))

@@ -53,6 +53,7 @@ def chunked(folder, late, tmp_path_factory):  # noqa: F811
     return workdir, config, finetuning.finetune(config, workdir)
 
 
+@pytest.mark.more
 def test_what_is_read_decides_what_is_learned(folder, late, chunked, tmp_path):  # noqa: F811
     """The evidence is behind the first row: lost when texts are truncated, and found by their ends or all chunks."""
     truncated = finetuning.finetune(config_for(folder, late), tmp_path / "truncated")

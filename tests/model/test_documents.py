@@ -47,10 +47,8 @@ def states_of_chunk(model, params, rows):
 TOKENS = (3, 6, 13, 24)
 
 
-@pytest.mark.parametrize(
-    "pool",
-    ["cls", "pooler", "dense", *(pytest.param(name, marks=pytest.mark.more) for name in ("mean", "max", "attention"))],
-)
+@pytest.mark.one_in(3)
+@pytest.mark.parametrize("pool", ["cls", "mean", "max", "pooler", "dense", "attention"])
 def test_the_mean_of_chunks(pool):
     """With the mean of chunks, each read by itself, in every way of pooling a chunk."""
     model, params = build(kind="mean", pool=pool)
@@ -73,6 +71,7 @@ def test_the_mean_of_chunks(pool):
         np.testing.assert_allclose(logits[i], expected, atol=2e-6)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("kind", ["transformer", "attention", "mean"])
 @pytest.mark.parametrize("name", ["sequence_classification", "token_classification", "embedding"])
 def test_empty_chunks_change_nothing(name, kind):
@@ -94,7 +93,8 @@ def test_empty_chunks_change_nothing(name, kind):
     np.testing.assert_allclose(short, wide[:1], atol=2e-6)
 
 
-@pytest.mark.parametrize("kind", ["transformer", pytest.param("attention", marks=pytest.mark.more)])
+@pytest.mark.one_in(2)
+@pytest.mark.parametrize("kind", ["transformer", "attention"])
 def test_a_chunk_reads_the_others(kind):
     """Labels of the first chunk's tokens depend on the last chunk, of their own text alone."""
     model, params = build("token_classification", kind)
@@ -121,9 +121,8 @@ def test_the_order_of_chunks_counts_for_a_transformer_alone():
         assert difference > 1e-4 if kind == "transformer" else difference < 2e-6
 
 
-@pytest.mark.parametrize(
-    "name", ["token_classification", pytest.param("sequence_classification", marks=pytest.mark.more)]
-)
+@pytest.mark.one_in(2)
+@pytest.mark.parametrize("name", ["token_classification", "sequence_classification"])
 def test_dropout_is_a_function_of_a_texts_place(name):
     """A text drops the same in a row of more chunks, and as a part of a batch that says which row it is."""
     model, params = build(name, hidden_dropout=0.2, attention_dropout=0.2)
