@@ -249,15 +249,18 @@ class EmbeddingHead(nnx.Module):
         if self.task.pooling in SPARSE_POOLING:
             return pool_sparse(logits, present, SPARSE_POOLING[self.task.pooling])
         is_late = self.task.pooling == LATE_POOLING
-        vectors = self.output_of(hidden.astype(jnp.float32) if is_late else self.of_text(hidden, batch))
+        read = hidden.astype(jnp.float32) if is_late else self.of_text(hidden, None, batch, None)
+        vectors = self.output_of(read, batch, None)
         return jnp.where(batch.get("scored", present)[:, :, None] != 0, vectors, 0.0) if is_late else vectors
 
-    def of_text(self, hidden: jax.Array, batch: Mapping) -> jax.Array:
-        """Returns each text's pooled states, float32 [batch, hidden]; arguments as of `__call__`."""
+    def of_text(self, hidden, pooled, batch, dropout_key: jax.Array | None) -> jax.Array:
+        """Returns each text's pooled states, float32 [batch, hidden]; arguments as of TaskHead.__call__."""
+        del pooled, dropout_key
         return pool(hidden.astype(jnp.float32), self._pooled_tokens(batch), self.task.pooling)
 
-    def output_of(self, read: jax.Array) -> jax.Array:
+    def output_of(self, read: jax.Array, batch: Mapping, dropout_key: jax.Array | None) -> jax.Array:
         """Maps pooled states, or the states of tokens, float32 [..., hidden], to vectors [..., size]."""
+        del batch, dropout_key
         return ACTIVATIONS[self.task.transform_activation](self.dense(read)) if self.task.transform else read
 
     def _pooled_tokens(self, batch):
@@ -351,31 +354,28 @@ class Heads(nnx.Module):
 
     def _of_documents(self, batch, dropout_key):
         """Returns the task's outputs for texts in chunks; see Model.apply."""
-        task, head = self.spec.task, self.task
-        is_embedder, is_of_tokens = task.name == "embedding", task.name == "token_classification"
+        task, head, pooler = self.spec.task, self.task, self.spec.pooler
+        assert task is not None
+        is_of_tokens = task.name == "token_classification"
         keys = (None, None, None) if dropout_key is None else jax.random.split(dropout_key, 3)
         numbers = batch.get("row_numbers")
 
         def encode(chunk, key):
             hidden, _ = self.encoder(chunk, key)
-            if is_embedder:
-                return head.of_text(hidden, chunk)
-            pooled = self.pooler(first_tokens(hidden, chunk)) if self.spec.pooler else None
-            task_key = None if key is None else jax.random.fold_in(key, 1)
-            read = head.of_text(hidden, pooled, chunk, task_key)
+            pooled = self.pooler(first_tokens(hidden, chunk)) if pooler else None
+            read = head.of_text(hidden, pooled, chunk, None if key is None else jax.random.fold_in(key, 1))
             return (read, hidden) if is_of_tokens else read
 
         outputs, present = read_chunks(batch, task.chunk_length, keys[0], encode)
         vectors = jnp.swapaxes(outputs[0] if is_of_tokens else outputs, 0, 1)
-        if is_embedder:
-            return {"vectors": head.output_of(self.chunks.pooled(vectors, present, keys[1], numbers))}
         if is_of_tokens:
             context = self.chunks.context(vectors, present, keys[1], numbers)
             states = jnp.swapaxes(outputs[1], 0, 1) + context[:, :, None].astype(outputs[1].dtype)
             read = constrain(states.reshape(*batch["input_ids"].shape, -1), "hidden")
         else:
             read = self.chunks.pooled(vectors, present, keys[1], numbers).astype(vectors.dtype)
-        return {"logits": head.output_of(read, batch, keys[2])}
+        name = "vectors" if task.name == "embedding" else "logits"
+        return {name: head.output_of(read, batch, keys[2])}
 
     def rebuild(self, batch: Mapping, vectors: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
         """Returns scores of each next token, float32 [batch, sequence, vocabulary], given vectors [batch, size]."""
