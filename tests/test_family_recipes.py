@@ -188,8 +188,8 @@ def test_recipes_have_as_many_parameters_as_transformers(name):
     from experiments.parity import new
 
     transformers.AutoModel.register(new.NewConfig, new.NewModel, exist_ok=True)
-    pooler = {"add_pooling_layer": False} if name.startswith(("xlm_r", "esm2")) else {}
-    pooler = {"add_pooling_layer": False} if name.startswith(("xlm_r", "longformer")) else {}
+    has_no_pooler = name.startswith(("xlm_r", "esm2", "longformer"))
+    pooler = {"add_pooling_layer": False} if has_no_pooler else {}
     with torch.device("meta"):
         model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(**PUBLISHED[name]), **pooler)
     read = {key: parameter for key, parameter in model.named_parameters() if not key.startswith("contact_head.")}
