@@ -21,7 +21,9 @@ SIZES = (
 # Keys that any model with rotary positions takes other values of: no parameter depends on them.
 ROTARY = tuple(name for name in MODEL if "rotary_" in name)
 # Keys that a model takes other values of with config.init_long.
-LONG = ("local_window", "global_every", "layer_windows", "global_tokens", "global_projections")
+LONG = (
+    "local_window", "global_every", "global_offset", "layer_windows", "global_tokens", "global_projections",
+)  # fmt: skip
 
 
 def pick_layers(params: Mapping, numbers: Sequence[int], shapes: Mapping, zero_centered: bool = False) -> dict:
