@@ -25,7 +25,7 @@ test-full: .venv/.test test-profiler test-gcs
 	BERT_JAX_TEST_COMPILER=quick $(PYTEST) -n 2 --dist loadfile -m 'full and not parity and not gcs and not beam and not cloud and not demo and not trackers and not mteb and not triton and not slow'
 
 test-parity: .venv/.parity
-	$(PYTEST) -m parity
+	$(PYTEST) -n 2 --dist loadfile -m parity
 
 test-slow: .venv/.test
 	$(PYTEST) -m slow
