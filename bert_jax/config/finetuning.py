@@ -409,9 +409,18 @@ def _check_long(values):
             raise UserError(
                 f"config.{key}: found {values[key]!r}; expected {instead} with config.task.long={long}: {reason}"
             )
-    if long == "head_tail" and head >= length:
+    if long == "head_tail" and head > length - 4:
         raise UserError(
-            f"config.task.head_tokens: found {head}; expected less than config.data.sequence_length={length}"
+            f"config.task.head_tokens: found {head}; expected at most {length - 4}, which leaves room for special "
+            f"tokens and an end in rows of config.data.sequence_length={length}"
+        )
+    if (
+        values["task.chunk_pooling"] != "transformer"
+        and values["task.chunk_layers"] != FINETUNING["task.chunk_layers"].default
+    ):
+        raise UserError(
+            f"config.task.chunk_layers: found {values['task.chunk_layers']}; it is for config.task.chunk_pooling="
+            f"transformer; expected {FINETUNING['task.chunk_layers'].default} with {values['task.chunk_pooling']}"
         )
     if long == "chunks" and length % chunk:
         raise UserError(

@@ -144,10 +144,12 @@ class Classifier(Predictor):
     def _single(self, ids):
         return windows.rows_of_text(
             self.tokenizer, ids, self.max_length, self._long,
-            head_tokens=self.model.settings.get("head_tokens", windows.HEAD_TOKENS), chunk_length=self.chunk_length,
+            head_tokens=self.model.settings.get("head_tokens"), chunk_length=self.chunk_length,
         )  # fmt: skip
 
     def _pair(self, first, second):
+        if self.chunk_length:
+            raise UserError(f"text_pair: {self.model.name} reads single texts, in chunks; expected none")
         room = self.max_length - rows_lib.num_special(self.tokenizer, pair=True)
         first_size, second_size = rows_lib.truncate_pair(len(first), len(second), room)
         return Row(*rows_lib.join(self.tokenizer, first[:first_size], second[:second_size]))

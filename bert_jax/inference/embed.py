@@ -77,6 +77,11 @@ class Embedder(Predictor):
         if layers is not None:
             check_count("layers", layers)
             model = formats.first_layers(model, layers, "layers")
+        task = model.model.spec.task
+        if task and task.name != "embedding":
+            model = windows.encoder_of_chunks(model)
+        elif task and task.chunk_length and pooling is not None:
+            raise UserError(f"pooling: found {pooling!r}; expected none, as {model.name} combines the chunks of a text")
         settings = model.settings
         is_sentence_transformer = "pooling" in settings
         self._long = windows.long_of(long, model, "truncate" if is_sentence_transformer else "windows")
@@ -388,8 +393,11 @@ class Embedder(Predictor):
         """Returns the number of tokens at the beginning of a row that are not pooled."""
         prompt = prompt_text(self.model, prompt, prompt_name)
         size = len(self.tokenizer.encode([prompt], special=True)[0]) if prompt else 0
-        if size + 2 >= self.max_length:
-            raise UserError(f"prompt: {size} tokens, which leave no room for text in a row of {self.max_length}")
+        room = self.chunk_length or self.max_length
+        if self._long == "head_tail":
+            room = min(room, self.model.settings.get("head_tokens") or min(windows.HEAD_TOKENS, room // 4))
+        if size + 2 >= room:
+            raise UserError(f"prompt: {size} tokens, which leave no room for text in a row of {room}")
         return 1 + size if size and not self.model.settings.get("include_prompt", True) else 0
 
     def _compute(self, network, params, batch, skipped):
@@ -440,7 +448,7 @@ class Embedder(Predictor):
         for ids in self.tokenizer.encode([prompt + text for (text,) in examples], special=True):
             text_rows = windows.rows_of_text(
                 self.tokenizer, ids, self.max_length, self._long, len(prompt_ids),
-                head_tokens=self.model.settings.get("head_tokens", windows.HEAD_TOKENS), chunk_length=self.chunk_length,
+                head_tokens=self.model.settings.get("head_tokens"), chunk_length=self.chunk_length,
             )  # fmt: skip
             rows += text_rows
             counts.append(len(text_rows))

@@ -16,6 +16,7 @@ from bert_jax.errors import UserError, shortened
 from bert_jax.inference.batching import LENGTHS
 from bert_jax.inference.examples import Reader, check_texts
 from bert_jax.inference.predictor import head_names, open_argument, token_text
+from bert_jax.inference.windows import encoder_of_chunks
 from bert_jax.interop.pretrained import Pretrained
 
 _ROWS = 16  # texts of word_vectors in a batch
@@ -40,7 +41,7 @@ class Inspector:
     """
 
     def __init__(self, model: str | os.PathLike | Pretrained):
-        self.model = model = open_argument(model)
+        self.model = model = encoder_of_chunks(open_argument(model))
         self.tokenizer = model.tokenizer
         columns = tuple(model.settings.get("columns", ()))
         self._pairs, self._texts = (Reader(fields, 1, columns=columns[: len(fields)]) for fields in (_PAIR, _PAIR[:1]))

@@ -1,5 +1,6 @@
 """Splits texts that are longer than the model into rows: truncated, or in overlapping windows."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.inference.batching import Row
 from bert_jax.interop.pretrained import Pretrained
+from bert_jax.model import Model
 
 LONG = ("windows", "truncate", "head_tail")
 HEAD_TOKENS = 128  # where a model was fine-tuned without (Sun et al. 2019, section 5.3.1)
@@ -47,6 +49,16 @@ def long_of(long: str | None, model: Pretrained, default: str) -> str:
     return long
 
 
+def encoder_of_chunks(model: Pretrained) -> Pretrained:
+    """Returns a model that reads texts in chunks without its task: the encoder alone; any other model as it is."""
+    task = model.model.spec.task
+    if not (task and task.chunk_length):
+        return model
+    settings = {key: value for key, value in model.settings.items() if key not in ("long", "max_length", "pooling")}
+    spec = dataclasses.replace(model.model.spec, task=None)
+    return dataclasses.replace(model, model=Model(spec), settings=settings, labels=(), problem="", scheme="")
+
+
 @_moved.renamed_arguments(room="size")
 def overlapping_windows(ids: Sequence[int], size: int) -> list[Sequence[int]]:
     """Splits token ids into windows of `size` tokens, each starting three quarters of `size` after the one before.
@@ -68,7 +80,7 @@ def rows_of_text(
     long: str,
     prompt: int = 0,
     *,
-    head_tokens: int = HEAD_TOKENS,
+    head_tokens: int | None = None,
     chunk_length: int = 0,
 ) -> list[Row]:
     """Returns the rows of one text: all its windows, or one row.
@@ -79,11 +91,12 @@ def rows_of_text(
       max_length: the most tokens of a row, special tokens included.
       long: "windows", or how one row is made of a text that does not fit it (data.long_texts.LongReading).
       prompt: number of tokens at the beginning of the text that belong to a prompt, which every window repeats.
-      head_tokens: tokens of the beginning, with "head_tail".
+      head_tokens: tokens of the beginning, with "head_tail"; None: HEAD_TOKENS, and at most a quarter of the text's.
       chunk_length: tokens of a chunk, with "chunks".
     """
-    reading = LongReading(long, max_length, head_tokens, chunk_length)
-    room = reading.room(tokenizer)
+    room = LongReading(long, max_length, 0, chunk_length).room(tokenizer)
+    head = min(HEAD_TOKENS, room // 4) if head_tokens is None else head_tokens
+    reading = LongReading(long, max_length, head, chunk_length)
     if len(ids) <= room or long != "windows":
         return [Row(*reading.row(tokenizer, reading.kept(ids, room)))]
     parts = [[*ids[:prompt], *part] for part in overlapping_windows(ids[prompt:], room - prompt)]

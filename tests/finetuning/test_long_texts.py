@@ -84,6 +84,42 @@ def test_predictions_of_long_texts(chunked, finished):  # noqa: F811
         bert_jax.Classifier(finished[0], long="chunks")
 
 
+def test_what_a_model_of_chunks_is_not_for(chunked):
+    """Pairs have no chunks; embeddings and attention are those of its encoder alone."""
+    workdir, _, _ = chunked
+    with pytest.raises(UserError, match="^text_pair: .* reads single texts, in chunks; expected none$"):
+        bert_jax.Classifier(workdir)(("kan mot", "rit"))
+    vectors = bert_jax.Embedder(workdir)(["kan mot", "rit " * 40])
+    assert vectors.shape == (2, 32) and np.isfinite(vectors).all()
+    tokens, weights = bert_jax.Inspector(workdir).attention("kan mot rit")[:2]
+    assert len(tokens) == 5 and np.isfinite(weights).all()
+
+
+@pytest.mark.more
+@pytest.mark.parametrize("long", ["head_tail", "chunks"])
+def test_embedders_read_as_they_were_trained(folder, tmp_path, long):  # noqa: F811
+    """Texts that differ behind the first row have other vectors, and another way to read them is refused for chunks."""
+    pairs = [{"anchor": text, "positive": text[::-1]} for text, _ in long_rows(16, 0, -3)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in pairs))
+    changes = CHUNKS if long == "chunks" else {"task.long": long, "task.head_tokens": 4, "data.sequence_length": 16}
+    changes = changes | {"task.name": "embedding", "task.train": str(tmp_path / "pairs.jsonl"), "task.held_out": "",
+                         "task.held_out_share": 0.25, "train.num_steps": 1, "data.buckets": ()}  # fmt: skip
+    finetuning.finetune(make_config(folder, **changes), tmp_path / "run")
+    embed = bert_jax.Embedder(tmp_path / "run")
+    first, second = embed(["kan " * 14 + "mot " * 20, "kan " * 14 + "rit " * 20])
+    assert np.abs(first - second).max() > 1e-4
+    same = bert_jax.Embedder(tmp_path / "run", long=long)("kan " * 14 + "mot " * 20)
+    np.testing.assert_allclose(same, first, atol=1e-6)
+    if long == "chunks":
+        for wrong in ({"long": "windows"}, {"long": "truncate"}, {"pooling": "max"}):
+            with pytest.raises(
+                UserError, match=f"^{next(iter(wrong))}: found '{next(iter(wrong.values()))}'; expected"
+            ):
+                bert_jax.Embedder(tmp_path / "run", **wrong)
+        with pytest.raises(UserError, match="^prompt: 11 tokens, which leave no room for text in a row of 12$"):
+            embed("kan", prompt="mot " * 11)
+
+
 def test_a_hierarchical_model_has_no_class_elsewhere(chunked, tmp_path):
     with pytest.raises(UserError, match=r"config.task.chunk_length=12") as error:
         huggingface.write(open_model(chunked[0]), tmp_path / "out")
@@ -120,6 +156,10 @@ def test_a_killed_run_goes_on(folder, late, tmp_path):  # noqa: F811
         ({"task.chunk_length": 48, "data.sequence_length": 96}, r"task.chunk_length: 48 is over the 32 positions"),
         ({"data.packing": True}, r"data.packing: found True; expected False with config.task.long=chunks"),
         ({"task.text_pair": "b"}, r"task.text_pair: found 'b'; expected '' with config.task.long=chunks"),
+        (
+            {"task.chunk_pooling": "mean", "task.chunk_layers": 3},
+            r"task.chunk_layers: found 3; it is for .*transformer",
+        ),
         ({"task.head_tokens": 4}, r"task.head_tokens: found 4; it is for config.task.long=head_tail"),
         ({"task.long": "truncate"}, r"task.chunk_length: found 12; it is for config.task.long=chunks"),
         ({"task.name": "question_answering"}, r"task.long: found chunks; expected truncate with .*question_answering"),

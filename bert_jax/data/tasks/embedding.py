@@ -12,6 +12,7 @@ import numpy as np
 from bert_jax import config as config_lib
 from bert_jax.config.finetuning_keys import LATE_POOLING, TEACHER_SCORE_LOSSES
 from bert_jax.config.named_sets import named_sets
+from bert_jax.data import long_texts
 from bert_jax.data.long_texts import LongReading
 from bert_jax.data.tasks import cells, records, set_batches, vector_files
 from bert_jax.data.tasks.labels import SingleLabel
@@ -74,7 +75,7 @@ class EmbeddingTask:
             "prompts": prompts if any(prompts.values()) else {},
             "default_prompt_name": None,
             "similarity": "cosine" if task.normalize else config.loss.similarity,
-        }
+        } | long_texts.settings(LongReading.from_config(config))
         if self._reading:
             self.settings = dict(self.settings) | {
                 "similarity": "maxsim", "late_interaction": self._reading.to_json(),
