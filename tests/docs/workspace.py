@@ -141,6 +141,7 @@ def small(command: str, arguments: list[str]) -> list[str]:
     elif command == "finetune":
         values = _FINETUNE | (_ANSWERING if "squad" in recipe else {})
         values |= {"task.query_length": 10} if "colbert" in recipe else {}
+        values |= {"task.chunk_length": 12} if "--config.task.long=chunks" in arguments else {}
     elif command == "show-batch":
         values = {"model.vocab_size": 0}
     elif command == "quickstart":
