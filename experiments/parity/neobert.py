@@ -11,6 +11,8 @@ from torch import nn
 from torch.nn import functional
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput, SequenceClassifierOutput
 
+from experiments.parity import losses
+
 
 class NeoBERTConfig(transformers.PreTrainedConfig):
     model_type = "neobert"
@@ -127,15 +129,8 @@ class NeoBERTForSequenceClassification(PreTrained):
         output = self.model(input_ids, attention_mask, output_hidden_states)
         x = torch.tanh(self.dense(self.dropout(output.last_hidden_state[:, 0])))
         logits = self.classifier(self.dropout(x))
-        loss = None if labels is None else self._loss(logits, labels)
+        loss = None if labels is None else losses.classification(self.config, logits, labels)
         return SequenceClassifierOutput(loss, logits, output.hidden_states)
-
-    def _loss(self, logits, labels):
-        if self.config.problem_type == "multi_label_classification":
-            return functional.binary_cross_entropy_with_logits(logits, labels)
-        if self.config.num_labels == 1:
-            return functional.mse_loss(logits[:, 0], labels)
-        return functional.cross_entropy(logits, labels)
 
 
 transformers.AutoConfig.register(NeoBERTConfig.model_type, NeoBERTConfig)

@@ -20,6 +20,8 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 
+from experiments.parity import losses
+
 
 class NewConfig(transformers.PreTrainedConfig):
     model_type = "new"
@@ -206,15 +208,8 @@ class NewForSequenceClassification(Classifier):
     def forward(self, input_ids, attention_mask, token_type_ids=None, labels=None, output_hidden_states=False):
         output = self.new(input_ids, attention_mask, token_type_ids, output_hidden_states)
         logits = self.classifier(output.pooler_output)
-        loss = None if labels is None else self._loss(logits, labels)
+        loss = None if labels is None else losses.classification(self.config, logits, labels)
         return SequenceClassifierOutput(loss, logits, output.hidden_states)
-
-    def _loss(self, logits, labels):
-        if self.config.problem_type == "multi_label_classification":
-            return functional.binary_cross_entropy_with_logits(logits, labels)
-        if self.config.num_labels == 1:
-            return functional.mse_loss(logits[:, 0], labels)
-        return functional.cross_entropy(logits, labels)
 
 
 class NewForTokenClassification(Classifier):
